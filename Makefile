@@ -1,0 +1,35 @@
+# make demo: the whole story on a drawn study, offline.   make test: every check and every test.
+# Both create the environment by themselves.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?= demo
+
+.PHONY: demo test check format clean
+
+demo: $(INSTALLED)
+	$(BIN)/mien demo --out $(DEMO)
+
+test: check
+	$(BIN)/pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch is named here so that pip takes its CPU build in the same command as everything that depends on it.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO)

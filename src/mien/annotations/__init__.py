@@ -1,0 +1,1 @@
+"""Annotations: one reader per format, all giving `Annotation`s."""

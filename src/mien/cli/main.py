@@ -1,0 +1,52 @@
+"""The `mien` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mien.cli import data_commands, machine_commands, model_commands
+
+app = typer.Typer(
+    name="mien",
+    help="From recordings of people and their annotations to emotion-recognition models that can be believed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("mien"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From recordings of people and their annotations to emotion-recognition models that can be believed."""
+
+
+app.command("demo")(model_commands.demo)
+app.command("prepare")(data_commands.prepare)
+app.command("frames")(data_commands.frames)
+app.command("inspect")(data_commands.inspect)
+app.command("compare")(model_commands.compare)
+app.command("train")(model_commands.train)
+app.command("predict")(model_commands.predict)
+app.command("report")(model_commands.report)
+app.command("models")(machine_commands.models)
+app.command("doctor")(machine_commands.doctor)
+
+
+def run() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,204 @@
+"""Commands about models: `demo`, `compare`, `train`, `predict`, `report`."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mien.cli.data_commands import DryRunOption, JsonOption, WeightsOption
+from mien.cli.errors import print_json, reported, use_weights_directory
+from mien.core.errors import UserError
+from mien.core.progress import say
+
+TargetOption = Annotated[str, typer.Option("--target", help="Name of the target; `mien inspect` lists them.")]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs of each phase.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML with settings; see docs/compare.md.")]
+BaselineOption = Annotated[
+    str,
+    typer.Option("--baseline", help="Personal baseline of models that name none: none, recording, running, first:S."),
+]
+RandomOption = Annotated[
+    bool, typer.Option("--random-init", help="Go on with random weights where pretrained ones can't be had.")
+]
+
+
+@reported
+def compare(
+    dataset: Annotated[Path, typer.Argument(help="Folder of a dataset.")],
+    target: TargetOption,
+    models: Annotated[str, typer.Option("--models", help="NAME[@BACKBONE][+BASELINE], separated by commas.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")],
+    folds: Annotated[str, typer.Option("--folds", help="Number of folds, or loo (one group each).")] = "5",
+    epochs: EpochsOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    baseline: BaselineOption = "none",
+    random_init: RandomOption = False,
+    weights_dir: WeightsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare models under participant-wise cross-validation. Can be killed and run again."""
+    use_weights_directory(weights_dir)
+    require_training("compare")
+    from mien.core.storage import read_json
+    from mien.crossval.compare import plan_comparison, run_comparison
+    from mien.training.estimate import estimate_fits
+    from mien.training.settings import load_settings
+
+    comparison = plan_comparison(
+        dataset,
+        target=target,
+        models=models,
+        out=out,
+        folds=parse_folds(folds),
+        seed=seed,
+        baseline=baseline,
+        settings=load_settings(config, epochs=epochs, random_init=random_init),
+    )
+    if dry_run:
+        print_json(
+            estimate_fits(
+                comparison.choices,
+                dataset=comparison.dataset,
+                clips=comparison.clips,
+                splits=comparison.splits,
+                settings=comparison.settings,
+            )
+        )
+        return
+    report_path = run_comparison(comparison, command=shlex.join(["mien", *sys.argv[1:]]))
+    result = read_json(out / "comparison.json")
+    if as_json:
+        print_json(result)
+        return
+    show_scores(result)
+    say(f"Report: {report_path}")
+
+
+@reported
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Folder of a dataset.")],
+    target: TargetOption,
+    model: Annotated[str, typer.Option("--model", help="NAME[@BACKBONE][+BASELINE].")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle.")],
+    epochs: EpochsOption = None,
+    seed: SeedOption = 0,
+    config: ConfigOption = None,
+    baseline: BaselineOption = "none",
+    random_init: RandomOption = False,
+    weights_dir: WeightsOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the final model on all participants and write a bundle, with its ONNX checked against PyTorch."""
+    use_weights_directory(weights_dir)
+    require_training("train")
+    from mien.training.final import plan_training, train_bundle
+    from mien.training.settings import load_settings
+
+    settings = load_settings(config, epochs=epochs, random_init=random_init)
+    plan = plan_training(dataset, target=target, model=model, out=out, seed=seed, baseline=baseline, settings=settings)
+    if dry_run:
+        print_json(plan.estimate())
+        return
+    parity = train_bundle(plan)
+    if as_json:
+        print_json({"bundle": str(out), "parity": parity})
+    else:
+        say(f"Bundle in {out}; ONNX against PyTorch on {parity['clips']} clips: largest difference "
+            f"{parity['max_abs_diff_logit']:.2g} in logits. Next: mien predict {out} VIDEO --out DIR")  # fmt: skip
+
+
+@reported
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for timelines and plots.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a timeline for each video: a CSV and a plot."""
+    from mien.predict.predictor import predict_files
+
+    results = predict_files(bundle, videos=videos, out=out)
+    if as_json:
+        print_json(results)
+        return
+    for item in results:
+        say(
+            f"{item['video']}: {item['frames']} frames, face found in {item['faces']}; "
+            f"{item['timeline']}, {item['plot']}"
+        )
+
+
+@reported
+def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write the report of a run again."""
+    from mien.report.comparison_report import write_comparison_report
+
+    if not (run / "comparison.json").is_file():
+        raise UserError(
+            f"{run} holds no finished comparison (no comparison.json). Run `mien compare` again; it goes on."
+        )
+    say(f"Report: {write_comparison_report(run)}")
+
+
+@reported
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything that the demo makes.")] = Path("demo"),
+    seed: SeedOption = 0,
+) -> None:
+    """Run the whole story on a small drawn study: prepare, compare, train, predict. Offline, a few minutes."""
+    require_training("demo")
+    from mien.demo.run import run_demo
+
+    run_demo(out, seed=seed)
+
+
+def parse_folds(text: str) -> int | Literal["loo"]:
+    """Read the number of folds.
+
+    Raises:
+        UserError: Neither a number from 2 nor `loo`.
+    """
+    if text == "loo":
+        return "loo"
+    if not text.isdecimal() or int(text) < 2:
+        raise UserError(f"--folds is {text!r}; allowed: a number from 2, or loo.")
+    return int(text)
+
+
+def require_training(command: str) -> None:
+    """Check that the training packages are installed.
+
+    Raises:
+        UserError: They aren't.
+    """
+    missing = [name for name in ("torch", "lightning", "onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"`mien {command}` needs {', '.join(missing)}. Install with: pip install 'mien[train]'")
+
+
+def show_scores(result: dict[str, object]) -> None:
+    """Print the scores of a comparison as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def text(score: dict[str, float | None]) -> str:
+        if score["mean"] is None:
+            return "undefined"
+        low, high = score["low"], score["high"]
+        return f"{score['mean']:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
+
+    metrics = ("balanced_accuracy", "f1", "auroc")
+    table = Table("model", "balanced accuracy", "F1", "AUROC", title=str(result["title"]))
+    rows = [(row["label"], row) for row in result["models"]]  # type: ignore[attr-defined]
+    for name, row in [*rows, *result["baselines"].items()]:  # type: ignore[attr-defined]
+        table.add_row(name, *(text(row[metric]) for metric in metrics))
+    Console(highlight=False).print(table)

@@ -1,0 +1,1 @@
+"""Cross-validation: every model on the same participant-wise folds."""

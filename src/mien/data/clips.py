@@ -1,0 +1,111 @@
+"""The clips of a target: which sampled frames can be used, with their labels, and why the others can't."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mien.core.errors import UserError
+from mien.core.labels import LabelScheme
+from mien.data.dataset import Dataset
+from mien.data.targets import REASONS, Codes, TargetSpec, TargetTables, find_target, label_samples, usable
+
+NO_FACE = "no face found"
+NO_PICTURE = "recording without a picture"
+
+CLIP_COLUMNS = (
+    "clip_id",
+    "recording_id",
+    "participant_id",
+    "group",
+    "frame",
+    "start_s",
+    "end_s",
+    "target",
+    "face_found",
+    "source_id",
+)
+
+
+@dataclass(frozen=True)
+class ClipIndex:
+    """The clips of one target.
+
+    Attributes:
+        scheme: The target's classes.
+        table: `CLIP_COLUMNS`, one row per usable frame, by recording and time: `frame` is its row in the recording's
+            crops, [start_s, end_s) its time, `target` its class code, `source_id` the sample that it is derived from.
+        excluded: What was left out: reason, count (frames) and recordings (how many are touched).
+    """
+
+    scheme: LabelScheme
+    table: pd.DataFrame
+    excluded: pd.DataFrame
+
+
+def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
+    """Return the clips of a target.
+
+    A frame is positive where any interval of the target contains its time. It is left out where its recording isn't
+    annotated at all, nobody coded that time, no face was found (under `crop=face`), or its class isn't known.
+
+    Args:
+        dataset: A prepared study.
+        target: An annotation scheme or an attribute.
+
+    Raises:
+        UserError: An unknown target, one that isn't a category, that never varies, or that no frame can be used for.
+    """
+    tables = dataset.tables()
+    spec = find_target(tables, target)
+    codes = label_samples(tables, spec)
+    kept = usable(tables, codes)
+    excluded = _excluded(tables, codes)
+    _check_varies(dataset, spec, codes=codes[kept], excluded=excluded)
+    scheme = LabelScheme(
+        target=spec.name, kind=spec.kind, classes=spec.classes, label_source=dataset.label_source, unit=spec.unit
+    )
+    return ClipIndex(scheme=scheme, table=_clip_table(tables, codes=codes, kept=kept), excluded=excluded)
+
+
+def _clip_table(tables: TargetTables, *, codes: Codes, kept: np.ndarray) -> pd.DataFrame:
+    samples = tables.samples[kept].rename(columns={"pts_s": "start_s"})
+    table = samples.merge(
+        tables.recordings[["recording_id", "participant_id", "group"]], on="recording_id", how="left", sort=False
+    )
+    clip_id = [
+        f"{recording_id}@{start_s:.3f}"
+        for recording_id, start_s in zip(table["recording_id"], table["start_s"], strict=True)
+    ]
+    return table.assign(clip_id=clip_id, source_id=clip_id, target=codes[kept])[list(CLIP_COLUMNS)]
+
+
+def _excluded(tables: TargetTables, codes: Codes) -> pd.DataFrame:
+    recordings = tables.samples["recording_id"]
+    faceless = (codes >= 0) & ~usable(tables, codes)
+    masks = {reason: codes == code for code, reason in REASONS.items()} | {NO_FACE: faceless}
+    rows = [(reason, int(mask.sum()), int(recordings[mask].nunique())) for reason, mask in masks.items() if mask.any()]
+    num_sounds = int((tables.recordings["num_frames"] == 0).sum())
+    if num_sounds:
+        rows.append((NO_PICTURE, 0, num_sounds))
+    return pd.DataFrame(rows, columns=["reason", "count", "recordings"])
+
+
+def _check_varies(dataset: Dataset, spec: TargetSpec, *, codes: Codes, excluded: pd.DataFrame) -> None:
+    if not len(codes):
+        reasons = "; ".join(
+            f"{row['reason']}: {row['count']} frames in {row['recordings']} recordings"
+            for row in excluded.to_dict("records")
+        )
+        raise UserError(f"No frame can be used for the target {spec.name!r} ({reasons or 'there are no frames'}).")
+    present = np.unique(codes)
+    if len(present) > 1:
+        return
+    others = ", ".join(summary.name for summary in dataset.targets() if summary.varies) or "none"
+    prevalence = f" (prevalence {100 * present[0]:.0f} %)" if spec.kind == "binary" else ""
+    raise UserError(
+        f"Target {spec.name!r} never varies: all {len(codes)} usable frames are {spec.classes[present[0]]!r}"
+        f"{prevalence}, so nothing can be learnt from it. Targets that vary: {others}."
+    )

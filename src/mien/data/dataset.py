@@ -1,0 +1,227 @@
+"""A dataset as `prepare` wrote it: tables at once, pictures and sound memory-mapped where they are asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.core.errors import UserError, unknown_name
+from mien.core.storage import read_json
+from mien.core.types import Audio
+from mien.data.layouts import CODED_COLUMNS, SEGMENT_COLUMNS, empty_table
+from mien.data.targets import TargetSummary, TargetTables, summarise_targets
+
+FORMAT = 1
+"""Version of the files' layout; another one is refused."""
+
+INFO_FILE = "dataset.json"
+
+RECORDING_COLUMNS = {
+    "recording_id": "object",
+    "participant_id": "object",
+    "group": "object",
+    "session": "object",
+    "camera": "object",
+    "media": "object",
+    "sha256": "object",
+    "duration_s": "float64",
+    "duration_declared_s": "float64",
+    "fps_declared": "float64",
+    "fps_measured": "float64",
+    "width": "Int64",
+    "height": "Int64",
+    "codec": "object",
+    "num_frames": "int64",
+    "num_faces": "int64",
+    "audio_start_s": "float64",
+    "audio_rate_hz": "Int64",
+}
+"""Columns of `recordings.parquet` with their types; the study's attributes follow."""
+
+
+class Dataset:
+    """A prepared study.
+
+    Args:
+        path: Its folder.
+        info: What its `dataset.json` says.
+
+    Attributes:
+        path: Its folder.
+        info: What its `dataset.json` says.
+    """
+
+    def __init__(self, path: Path, *, info: dict[str, Any]) -> None:
+        self.path = path
+        self.info = info
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """Open a dataset; only `dataset.json` is read.
+
+        Raises:
+            UserError: There is no finished dataset, or one of another format.
+        """
+        path = Path(path)
+        if not (path / INFO_FILE).is_file():
+            unfinished = (path / "recordings").is_dir()
+            what = "isn't finished: run the same `mien prepare` again" if unfinished else "isn't a dataset"
+            raise UserError(f"{path} {what}. `mien prepare STUDY --out {path}` makes one.")
+        info = read_json(path / INFO_FILE)
+        if info.get("format") != FORMAT:
+            raise UserError(
+                f"{path} has the format {info.get('format')!r}, this mien ({FORMAT=}) can't read it. "
+                "Prepare the study again into another folder."
+            )
+        return cls(path, info=info)
+
+    @property
+    def margin(self) -> float:
+        """Side of the crops over the face box's longer side."""
+        return float(self.info["config"]["margin"])
+
+    @property
+    def size_px(self) -> int:
+        """Side of the crops."""
+        return int(self.info["config"]["size_px"])
+
+    @property
+    def fps(self) -> float:
+        """Samples per second."""
+        return float(self.info["config"]["fps"])
+
+    @property
+    def crop(self) -> str:
+        """What the crops show: `face`, `panel` or `none`."""
+        return str(self.info["config"]["crop"])
+
+    @property
+    def label_source(self) -> str:
+        """Who annotated."""
+        return str(self.info["study"]["label_source"])
+
+    @property
+    def content_hash(self) -> str:
+        """Digest of media, settings and annotations: the same content has the same one on every machine."""
+        return str(self.info["content_hash"])
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether labels (and usually people) are made, so that no result says anything of real people."""
+        return self.label_source == "synthetic"
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Columns of `recordings` that the study gave, such as gender."""
+        return tuple(self.info["attributes"])
+
+    @cached_property
+    def recordings(self) -> pd.DataFrame:
+        """`RECORDING_COLUMNS` and the attributes, one row per recording, sorted by id."""
+        return self._read("recordings")
+
+    @cached_property
+    def annotations(self) -> pd.DataFrame:
+        """Columns recording_id, onset_s, offset_s, scheme, value, annotator, source, confidence."""
+        return self._read("annotations")
+
+    @cached_property
+    def coded(self) -> pd.DataFrame:
+        """What was looked at (recording_id, from_s, to_s, annotator, label); empty where the study doesn't say."""
+        return self._read("coded") if (self.path / "coded.parquet").is_file() else empty_table(CODED_COLUMNS)
+
+    @cached_property
+    def segments(self) -> pd.DataFrame:
+        """Questions and tasks (recording_id, onset_s, offset_s, segment, stimulus); empty where there are none."""
+        return self._read("segments") if (self.path / "segments.parquet").is_file() else empty_table(SEGMENT_COLUMNS)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """What was left out: recording, stage, reason, advice."""
+        return pd.read_csv(self.path / "failures.csv", dtype=str, keep_default_na=False)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """All sampled frames: recording_id, frame (row in the crops), pts_s, end_s, face_found.
+
+        A sample lasts until the next one, at most one sampling interval (s).
+        """
+        parts = [self._samples_of(str(recording_id)) for recording_id in self.recordings["recording_id"]]
+        return pd.concat(parts, ignore_index=True)
+
+    def frames(self, recording_id: str) -> pd.DataFrame:
+        """Return the sampled frames: frame, pts_s, face_found, score, box x0 to y1 and landmarks l0x to l4y (px)."""
+        return pd.read_parquet(self._folder(recording_id) / "frames.parquet")
+
+    def crops(self, recording_id: str) -> NDArray[np.uint8]:
+        """Return the crops (N, size_px, size_px, 3) uint8 RGB, memory-mapped; zeros where a face wasn't found.
+
+        Raises:
+            UserError: An unknown recording, or one without a picture.
+        """
+        return self._pictures(recording_id, name="crops.npy")
+
+    def context(self, recording_id: str) -> NDArray[np.uint8]:
+        """Return the small whole pictures (N, h, context_width_px, 3) uint8 RGB, memory-mapped.
+
+        Raises:
+            UserError: An unknown recording, or one without a picture.
+        """
+        return self._pictures(recording_id, name="context.npy")
+
+    def audio(self, recording_id: str) -> Audio | None:
+        """Return the sound, its samples memory-mapped; None where the recording has none."""
+        path = self._folder(recording_id) / "audio.npy"
+        if not path.is_file():
+            return None
+        facts = read_json(self._folder(recording_id) / "recording.json")
+        return Audio(
+            samples=np.load(path, mmap_mode="r"), rate_hz=facts["audio_rate_hz"], start_s=facts["audio_start_s"]
+        )
+
+    def tables(self) -> TargetTables:
+        """Return what targets are made of."""
+        return TargetTables(
+            recordings=self.recordings,
+            annotations=self.annotations,
+            coded=self.coded,
+            samples=self.samples,
+            attributes=self.attributes,
+            unit=self.info["study"]["unit"],
+            needs_face=self.crop == "face",
+        )
+
+    def targets(self) -> list[TargetSummary]:
+        """Return what can be asked of this dataset: annotation schemes first, then attributes."""
+        return summarise_targets(self.tables())
+
+    def _samples_of(self, recording_id: str) -> pd.DataFrame:
+        frames = pd.read_parquet(
+            self._folder(recording_id) / "frames.parquet", columns=["frame", "pts_s", "face_found"]
+        )
+        pts_s = frames["pts_s"].to_numpy(dtype=np.float64)
+        end_s = np.minimum(np.append(pts_s[1:], np.inf), pts_s + 1.0 / self.fps)
+        return frames.assign(recording_id=recording_id, end_s=end_s[: len(pts_s)])[
+            ["recording_id", "frame", "pts_s", "end_s", "face_found"]
+        ]
+
+    def _pictures(self, recording_id: str, *, name: str) -> NDArray[np.uint8]:
+        path = self._folder(recording_id) / name
+        if not path.is_file():
+            raise UserError(f"{recording_id} has no picture, only sound. Use audio() for it.")
+        pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        return pictures
+
+    def _folder(self, recording_id: str) -> Path:
+        folder = self.path / "recordings" / recording_id
+        if "/" in recording_id or not folder.is_dir():
+            raise unknown_name("recording", got=recording_id, allowed=self.recordings["recording_id"])
+        return folder
+
+    def _read(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.path / f"{name}.parquet")

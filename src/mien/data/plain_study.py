@@ -1,0 +1,225 @@
+"""Plain studies, written by hand: `study.yaml`, `recordings.csv` and optionally three tables of intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from mien.annotations.tables import Problem, Row, normalise_id, read_intervals, read_number, read_raw_table
+from mien.core.errors import UserError
+from mien.core.types import Camera, Recording
+from mien.data.layouts import (
+    AUDIO_SUFFIXES,
+    CODED_COLUMNS,
+    LABEL_SOURCES,
+    SEGMENT_COLUMNS,
+    Attribute,
+    ParticipantIds,
+    Study,
+    StudyFile,
+    annotation_table,
+    empty_table,
+    typed_attributes,
+    unique_id,
+)
+
+RECORDING_COLUMNS = ("media", "participant", "recording", "session", "camera", "group")
+FACES = ("", "main", "left", "right")
+
+IdsByName = dict[str, list[str]]
+
+
+def is_plain(root: Path) -> bool:
+    """Return whether a folder lists its recordings itself."""
+    return (root / "recordings.csv").is_file()
+
+
+def find_plain_study(root: Path, *, facts: StudyFile | None) -> Study:
+    """Read a plain study's tables.
+
+    Args:
+        root: The study's folder.
+        facts: Its `study.yaml`.
+
+    Raises:
+        UserError: There is no `study.yaml` or no label source in it, a table lacks columns, or recordings and
+            groups contradict each other.
+    """
+    if facts is None or not facts.label_source:
+        raise UserError(
+            f"{root / 'study.yaml'} must say who annotated: a line 'label_source: ...' with one of {LABEL_SOURCES}."
+        )
+    problems: list[Problem] = []
+    recordings, ids = _read_recordings(root, problems=problems)
+    annotations = _read_annotations(root, ids=ids, source=facts.label_source, problems=problems)
+    _refuse_shared_names(recordings, annotations=annotations)
+    return Study(
+        root=root,
+        name=facts.name or root.resolve().name,
+        layout="plain",
+        label_source=facts.label_source,
+        purpose=facts.purpose,
+        consent=facts.consent,
+        unit=facts.unit,
+        recordings=tuple(recordings),
+        annotations=annotations,
+        coded=_read_coded(root, ids=ids, problems=problems),
+        segments=_read_segments(root, ids=ids, problems=problems),
+        problems=tuple(problems),
+    )
+
+
+def _read_recordings(root: Path, *, problems: list[Problem]) -> tuple[list[Recording], IdsByName]:
+    path = root / "recordings.csv"
+    table = read_raw_table(
+        path,
+        wanted={name: (name,) for name in RECORDING_COLUMNS[:2]},
+        optional={name: (name,) for name in RECORDING_COLUMNS[2:]},
+    )
+    attributes = typed_attributes(
+        [{name: cell for name, cell in row.cells.items() if name not in RECORDING_COLUMNS} for row in table.rows]
+    )
+    stems = [Path(row.cells["media"].replace("\\", "/")).stem for row in table.rows]
+    participants, taken = ParticipantIds(), set[str]()
+    recordings: list[Recording] = []
+    ids: IdsByName = {}
+    views: dict[str, tuple[str, set[str]]] = {}
+    for row, values, stem in zip(table.rows, attributes, stems, strict=True):
+        media, camera = row.cells["media"], row.cells.get("camera", "")
+        if not media or not row.cells["participant"]:
+            reason = f"line {row.line} of recordings.csv has no {'media' if not media else 'participant'}"
+            problems.append(Problem(media or path.name, "find", reason, "Fill in the cell."))
+            continue
+        name = row.cells.get("recording", "") or (stem if stems.count(stem) == 1 else _without_suffix(media))
+        participant = participants(row.cells["participant"])
+        _check_views(name, camera=camera, participant=participant, views=views)
+        recording_id = unique_id((name, camera if len(views[name][1]) > 1 else ""), taken=taken)
+        for alias in {normalise_id(name), normalise_id(media)}:
+            ids.setdefault(alias, []).append(recording_id)
+        found = _find_media(root, media)
+        if found is None:
+            reason = f"recordings.csv names {media} (line {row.line}), which isn't there"
+            advice = f"Put the file there (paths count from {root}), or correct the path."
+            problems.append(Problem(recording_id, "find", reason, advice))
+            continue
+        group = normalise_id(row.cells.get("group", "")) or participant
+        recordings.append(_recording(row, recording_id, participant, found, group=group, attributes=values))
+    _refuse_split_people(recordings)
+    return recordings, ids
+
+
+def _recording(
+    row: Row, recording_id: str, participant: str, path: Path, *, group: str, attributes: Mapping[str, Attribute]
+) -> Recording:
+    return Recording(
+        recording_id=recording_id,
+        participant_id=participant,
+        path=path,
+        camera=_camera(row.cells.get("camera", ""), path=path),
+        session=normalise_id(row.cells.get("session", "")),
+        group=group,
+        attributes=attributes,
+    )
+
+
+def _camera(text: str, *, path: Path) -> Camera:
+    if text.lower() == "screen":
+        return "screen"
+    return "audio" if text.lower() == "audio" or path.suffix.lower() in AUDIO_SUFFIXES else "camera"
+
+
+def _without_suffix(media: str) -> str:
+    return str(Path(media.replace("\\", "/")).with_suffix("")).replace("/", "-")
+
+
+def _find_media(root: Path, media: str) -> Path | None:
+    # Tables written on Windows separate folders by backslashes.
+    candidates = (root / media, root / media.replace("\\", "/"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _check_views(name: str, *, camera: str, participant: str, views: dict[str, tuple[str, set[str]]]) -> None:
+    """Several rows may show one recording from several cameras; anything else that shares a name is a mistake."""
+    person, cameras = views.setdefault(name, (participant, set()))
+    if person != participant:
+        raise UserError(
+            f"recordings.csv lists the recording {name!r} for two participants, {person} and {participant}. "
+            "Give each person's recording a name of its own; 'group' keeps people apart who mustn't be split."
+        )
+    if camera in cameras:
+        what = f"with the camera {camera!r} twice" if camera else "twice"
+        raise UserError(f"recordings.csv lists the recording {name!r} {what}. Give each row its own name or camera.")
+    cameras.add(camera)
+
+
+def _refuse_split_people(recordings: Sequence[Recording]) -> None:
+    groups: dict[str, str] = {}
+    for recording in recordings:
+        group = groups.setdefault(recording.participant_id, recording.group)
+        if group != recording.group:
+            raise UserError(
+                f"recordings.csv puts {recording.participant_id} into the groups {group!r} and {recording.group!r}. "
+                "A person belongs to one group, else they could be trained on and tested on: give both rows the same."
+            )
+
+
+def _refuse_shared_names(recordings: Sequence[Recording], *, annotations: pd.DataFrame) -> None:
+    columns = {name for recording in recordings for name in recording.attributes}
+    shared = sorted(columns & set(annotations["scheme"]))
+    if shared:
+        raise UserError(
+            f"{shared[0]!r} is a column of recordings.csv and a label of annotations.csv. Rename one: both are targets."
+        )
+
+
+def _read_annotations(root: Path, *, ids: IdsByName, source: str, problems: list[Problem]) -> pd.DataFrame:
+    path = root / "annotations.csv"
+    if not path.is_file():
+        return annotation_table([])
+    optional = ("value", "annotator", "face", "confidence")
+    table = read_intervals(
+        path, start="onset_s", end="offset_s", text=("recording", "label"), optional=optional, problems=problems
+    )
+    strange = sorted(set(table["face"].str.lower()) - set(FACES))
+    if strange:
+        raise UserError(f"annotations.csv: face is {strange[0]!r}; allowed: main, left, right, or empty.")
+    table = _with_ids(table, path=path, ids=ids, problems=problems)
+    return annotation_table(
+        table.rename(columns={"label": "scheme"}).assign(
+            source=source,
+            value=pd.Series([value or None for value in table["value"]], dtype="object"),
+            confidence=[read_number(text) for text in table["confidence"]],
+            face=table["face"].str.lower(),
+        )
+    )
+
+
+def _read_coded(root: Path, *, ids: IdsByName, problems: list[Problem]) -> pd.DataFrame:
+    path = root / "coded.csv"
+    if not path.is_file():
+        return empty_table(CODED_COLUMNS)
+    optional = ("annotator", "label")
+    table = read_intervals(path, start="from_s", end="to_s", text=("recording",), optional=optional, problems=problems)
+    return _with_ids(table, path=path, ids=ids, problems=problems)[list(CODED_COLUMNS)]
+
+
+def _read_segments(root: Path, *, ids: IdsByName, problems: list[Problem]) -> pd.DataFrame:
+    path = root / "segments.csv"
+    if not path.is_file():
+        return empty_table(SEGMENT_COLUMNS)
+    text = ("recording", "segment")
+    table = read_intervals(path, start="onset_s", end="offset_s", text=text, optional=("stimulus",), problems=problems)
+    return _with_ids(table, path=path, ids=ids, problems=problems)[list(SEGMENT_COLUMNS)]
+
+
+def _with_ids(table: pd.DataFrame, *, path: Path, ids: IdsByName, problems: list[Problem]) -> pd.DataFrame:
+    """Return each row once per recording (view) that it describes; rows of unknown recordings are reported."""
+    names = table["recording"].map(normalise_id)
+    for name, count in table["recording"][~names.isin(list(ids))].value_counts(sort=False).items():
+        reason = f"{count} rows of {path.name} name the recording {name!r}, which recordings.csv doesn't list"
+        problems.append(Problem(path.name, "annotations", reason, "Use the same names in both tables."))
+    listed = pd.Series([ids.get(name, []) for name in names], dtype="object")
+    matched = table.assign(recording_id=listed).explode("recording_id")
+    return matched.dropna(subset="recording_id").reset_index(drop=True)

@@ -1,0 +1,231 @@
+"""`prepare`: a study folder to a dataset. It can be killed at any moment; started again, it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import pandas as pd
+
+from mien.annotations.tables import Problem
+from mien.core.errors import UserError
+from mien.core.progress import progress
+from mien.core.storage import digest_of, read_json, remove_leftovers, write_csv, write_json, write_parquet
+from mien.data.dataset import FORMAT, INFO_FILE, RECORDING_COLUMNS, Dataset
+from mien.data.estimate import Estimate, estimate_work
+from mien.data.layouts import ANNOTATION_COLUMNS
+from mien.data.process import FACTS_FILE, Job, finished_facts
+from mien.data.settings import PrepareConfig
+from mien.data.study import Study, find_study
+from mien.data.workers import run_jobs
+from mien.media.detectors import make_detector
+
+__all__ = ["Estimate", "PrepareConfig", "prepare"]
+
+Facts = dict[str, Any]
+
+
+@overload
+def prepare(
+    study_root: Path, *, out: Path, config: PrepareConfig | None = ..., dry_run: Literal[False] = ...
+) -> Dataset: ...
+@overload
+def prepare(study_root: Path, *, out: Path, config: PrepareConfig | None = ..., dry_run: Literal[True]) -> Estimate: ...
+def prepare(
+    study_root: Path, *, out: Path, config: PrepareConfig | None = None, dry_run: bool = False
+) -> Dataset | Estimate:
+    """Turn a study into a dataset, or go on with one that isn't finished.
+
+    Args:
+        study_root: Folder of the study.
+        out: Folder of the dataset; it may hold the same dataset, finished or not.
+        config: Settings; None for the defaults.
+        dry_run: Only estimate the work; nothing is written.
+
+    Returns:
+        The dataset, or the estimate.
+
+    Raises:
+        UserError: No study, an `out` that holds something else, or no recording that can be used.
+    """
+    study_root, out, config = Path(study_root), Path(out), config or PrepareConfig()
+    study = find_study(study_root, layout=config.layout, media=config.media)
+    if dry_run:
+        return estimate_work(study, config=config)
+    detector = make_detector(config.detector).name
+    _check_out(out, study=study, settings=config.resolved(detector=detector))
+    folders = out / "recordings"
+    folders.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
+    remove_leftovers(folders)
+    facts, problems = _prepare_recordings(study, folders=folders, config=config, detector=detector)
+    if not facts:
+        first = problems[-1]
+        raise UserError(
+            f"None of the {len(study.recordings)} recordings of {study_root} can be used. "
+            f"{first.recording}: {first.reason}. {first.advice}"
+        )
+    _remove_strangers(folders, known={fact["recording_id"] for fact in facts})
+    _write_tables(out, study=study, facts=facts, problems=problems, settings=config.resolved(detector=detector))
+    return Dataset.open(out)
+
+
+def _check_out(out: Path, *, study: Study, settings: Mapping[str, Any]) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file. Name a folder.")
+    if out.resolve() == study.root.resolve():
+        raise UserError(f"--out {out} is the study itself. Name another folder: recordings are only read.")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / INFO_FILE).is_file():
+        # What a killed run leaves; anything else isn't ours to write into.
+        strange = [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in _OURS]
+        if strange or not (out / "recordings").is_dir():
+            raise UserError(f"--out {out} isn't empty and isn't a dataset of mien. Choose another --out.")
+        return
+    before = read_json(out / INFO_FILE)
+    stored = before.get("config", {})
+    changed = [
+        f"{name} {stored.get(name)!r} there, {value!r} asked"
+        for name, value in settings.items()
+        if stored.get(name) != value
+    ]
+    if before.get("format") != FORMAT:
+        changed.append(f"format {before.get('format')!r} there, {FORMAT!r} now")
+    if before.get("study", {}).get("name") != study.name:
+        changed.append(f"study {before.get('study', {}).get('name')!r} there, {study.name!r} asked")
+    if changed:
+        raise UserError(
+            f"{out} holds a finished dataset with other settings ({'; '.join(changed)}). Choose another --out."
+        )
+
+
+_OURS = frozenset(
+    {"recordings", "recordings.parquet", "annotations.parquet", "coded.parquet", "segments.parquet", "failures.csv"}
+)
+
+
+def _prepare_recordings(
+    study: Study, *, folders: Path, config: PrepareConfig, detector: str
+) -> tuple[list[Facts], list[Problem]]:
+    """Prepare what isn't prepared yet; return the facts of all that can be used, by id, and what went wrong."""
+    jobs = [Job(r, root=study.root, folder=folders / r.recording_id, config=config) for r in study.recordings]
+    pending = [job for job in jobs if finished_facts(job, detector=detector) is None]
+    waiting = {job.recording.recording_id for job in pending}
+    problems = list(study.problems)
+    failed: dict[str, Problem] = {}
+    with progress("prepare", total=len(jobs)) as advance:
+        for job in jobs:
+            if job.recording.recording_id not in waiting:
+                advance(job.recording.recording_id)
+
+        def done(job: Job, problem: Problem | None) -> None:
+            if problem is not None:
+                failed[job.recording.recording_id] = problem
+                # What an earlier run made with other settings, or of the file as it was.
+                shutil.rmtree(job.folder, ignore_errors=True)
+            advance(job.recording.recording_id)
+
+        run_jobs(pending, detector=config.detector, num_workers=config.num_workers, done=done)
+    facts = [read_json(job.folder / FACTS_FILE) for job in jobs if job.recording.recording_id not in failed]
+    for fact in facts:
+        problems.extend(Problem(**problem) for problem in fact["problems"])
+    # Sorted, because recordings finish in any order.
+    return facts, [*problems, *(failed[name] for name in sorted(failed))]
+
+
+def _remove_strangers(folders: Path, *, known: Iterable[str]) -> None:
+    """Remove recordings that an earlier run prepared and the study no longer has."""
+    keep = set(known)
+    for folder in sorted(folders.iterdir()):
+        if folder.name not in keep and (folder / FACTS_FILE).is_file():
+            shutil.rmtree(folder)
+
+
+def _write_tables(
+    out: Path, *, study: Study, facts: Sequence[Facts], problems: Sequence[Problem], settings: Mapping[str, Any]
+) -> None:
+    # Without dataset.json the folder isn't a dataset, so a kill between two tables can't leave a mixed one.
+    (out / INFO_FILE).unlink(missing_ok=True)
+    recordings, attributes = _recordings_table(facts)
+    annotations, other_faces = _annotations_table(study, facts=facts, face=settings["face"])
+    problems = [*problems, *other_faces]
+    tables = {"annotations": annotations, "coded": study.coded, "segments": study.segments}
+    used = set(recordings["recording_id"])
+    tables = {name: table[table["recording_id"].isin(used)].reset_index(drop=True) for name, table in tables.items()}
+    write_parquet(out / "recordings.parquet", recordings)
+    write_csv(out / "failures.csv", pd.DataFrame([asdict(p) for p in problems], columns=_PROBLEM_COLUMNS))
+    for name, table in tables.items():
+        if name == "annotations" or len(table):
+            write_parquet(out / f"{name}.parquet", table)
+        else:
+            (out / f"{name}.parquet").unlink(missing_ok=True)
+    content = [[fact[name] for name in _CONTENT] for fact in facts]
+    info = {
+        "format": FORMAT,
+        "mien": version("mien"),
+        "study": {
+            name: getattr(study, name) for name in ("name", "layout", "label_source", "purpose", "consent", "unit")
+        },
+        "config": dict(settings),
+        "attributes": attributes,
+        "num_recordings": len(recordings),
+        "num_participants": recordings["participant_id"].nunique(),
+        "num_failures": len(problems),
+        "content_hash": digest_of(
+            {
+                "recordings": content,
+                "config": dict(settings),
+                "study": [study.label_source, study.unit],
+                "tables": {name: json.loads(table.to_json(orient="values")) for name, table in tables.items()},
+            },
+            length=64,
+        ),
+    }
+    write_json(out / INFO_FILE, info)
+
+
+_PROBLEM_COLUMNS = ["recording", "stage", "reason", "advice"]
+_CONTENT = ("recording_id", "participant_id", "group", "session", "camera", "attributes", "sha256")
+
+
+def _recordings_table(facts: Sequence[Facts]) -> tuple[pd.DataFrame, list[str]]:
+    """Return one row per recording, and the names of the attribute columns."""
+    table = pd.DataFrame([{name: fact.get(name) for name in RECORDING_COLUMNS} for fact in facts])
+    table = table.astype(RECORDING_COLUMNS)
+    given = sorted({name for fact in facts for name in fact["attributes"]})
+    attributes = []
+    for name in given:
+        values = [fact["attributes"].get(name) for fact in facts]
+        column = f"{name}_given" if name in RECORDING_COLUMNS else name
+        numeric = all(value is None or isinstance(value, float) for value in values)
+        texts = [value if value is None or isinstance(value, str) else f"{value:g}" for value in values]
+        table[column] = pd.Series(values, dtype="float64") if numeric else pd.Series(texts, dtype="object")
+        attributes.append(column)
+    return table, attributes
+
+
+def _annotations_table(study: Study, *, facts: Sequence[Facts], face: str) -> tuple[pd.DataFrame, list[Problem]]:
+    """Return the annotations of the chosen face, those without an end ending with their recording."""
+    ends_s = {fact["recording_id"]: fact["duration_s"] for fact in facts}
+    table = study.annotations[study.annotations["recording_id"].isin(list(ends_s))]
+    other = table[~table["face"].isin(["", face])]
+    problems = [
+        Problem(
+            str(recording_id),
+            "annotations",
+            f"{len(rows)} annotations are of the face {' and '.join(sorted(set(rows['face'])))!r}, not of {face!r}",
+            "Prepare with that --face into another --out, or leave the cell empty where there is one face.",
+        )
+        for recording_id, rows in other.groupby("recording_id")
+    ]
+    table = table.drop(index=other.index)[list(ANNOTATION_COLUMNS)].reset_index(drop=True)
+    open_ended = table["offset_s"] == math.inf
+    table.loc[open_ended, "offset_s"] = table.loc[open_ended, "recording_id"].map(ends_s).astype("float64")
+    return table, problems

@@ -1,0 +1,100 @@
+"""Find a study: which layout a folder has, and its recordings and annotations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from mien.annotations.tables import Problem
+from mien.core.errors import UserError, unknown_name
+from mien.core.types import MediaChoice
+from mien.data.imotions_study import NAMES as IMOTIONS_NAMES
+from mien.data.imotions_study import find_imotions_study, is_imotions
+from mien.data.layouts import (
+    AUDIO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Layout,
+    Study,
+    choose_media,
+    list_files,
+    read_study_file,
+)
+from mien.data.plain_study import find_plain_study, is_plain
+from mien.data.ravdess_study import NAMES as RAVDESS_NAMES
+from mien.data.ravdess_study import find_ravdess_study, is_ravdess
+
+__all__ = ["Layout", "LayoutChoice", "Problem", "Study", "find_study"]
+
+LayoutChoice = Literal["auto", "imotions", "plain", "ravdess"]
+
+LOOKED_FOR = (
+    f"Looked for a plain study (study.yaml and recordings.csv), iMotions names ({', '.join(IMOTIONS_NAMES)}) "
+    f"and RAVDESS names ({RAVDESS_NAMES[0]}), in the folder and all below it"
+)
+
+
+def find_study(root: Path, *, layout: LayoutChoice = "auto", media: MediaChoice = "auto") -> Study:
+    """Find a study's recordings and annotations; nothing is decoded.
+
+    Args:
+        root: The study's folder.
+        layout: How its files are named; `auto` looks.
+        media: Which recordings to use; `auto` takes per participant the camera where there is one, else the screen.
+
+    Raises:
+        UserError: There is no such folder, no recording in it, an unknown layout, or a table that can't be read.
+    """
+    root = Path(root)
+    if layout not in get_args(LayoutChoice):
+        raise unknown_name("layout", got=layout, allowed=get_args(LayoutChoice))
+    if media not in get_args(MediaChoice):
+        raise unknown_name("media", got=media, allowed=get_args(MediaChoice))
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "doesn't exist"
+        raise UserError(f"The study {root} {what}. Name the folder that holds the recordings.")
+    chosen = detect_layout(root) if layout == "auto" else layout
+    facts = read_study_file(root)
+    study = {"imotions": find_imotions_study, "plain": find_plain_study, "ravdess": find_ravdess_study}[chosen](
+        root, facts=facts
+    )
+    recordings = choose_media(study.recordings, media=media)
+    if not recordings:
+        raise _no_recordings(study, media=media)
+    return _restrict(replace(study, recordings=recordings))
+
+
+def detect_layout(root: Path) -> Layout:
+    """Return the layout of a folder.
+
+    Raises:
+        UserError: Nothing in it has a name that any layout knows.
+    """
+    if is_plain(root):
+        return "plain"
+    files = list_files(root, suffixes=VIDEO_SUFFIXES | AUDIO_SUFFIXES)
+    if any(is_imotions(path) for path in files if path.suffix.lower() in VIDEO_SUFFIXES):
+        return "imotions"
+    if any(is_ravdess(path) for path in files):
+        return "ravdess"
+    found = f"its {len(files)} media files have other names" if files else "it holds no media files"
+    raise UserError(
+        f"No recordings of a study in {root}: {found}. {LOOKED_FOR}. "
+        "Rename the files, or list them in a recordings.csv (columns media, participant) beside a study.yaml."
+    )
+
+
+def _no_recordings(study: Study, *, media: MediaChoice) -> UserError:
+    cameras = sorted({recording.camera for recording in study.recordings})
+    if cameras:
+        return UserError(f"{study.root} has no recordings for media {media!r}; it has: {', '.join(cameras)}.")
+    first = f" First of {len(study.problems)} problems: {study.problems[0].reason}." if study.problems else ""
+    return UserError(f"No recordings in {study.root} as layout {study.layout!r}.{first} {LOOKED_FOR}.")
+
+
+def _restrict(study: Study) -> Study:
+    """Return the study with the rows of the recordings that are used."""
+    used = {recording.recording_id for recording in study.recordings}
+    tables = {name: getattr(study, name) for name in ("annotations", "coded", "segments")}
+    kept = {name: table[table["recording_id"].isin(used)].reset_index(drop=True) for name, table in tables.items()}
+    return replace(study, **kept)

@@ -1,0 +1,271 @@
+"""Targets: what annotations and attributes say of each sampled frame, and where they say nothing.
+
+Missing is not negative. A frame is missing where its recording isn't annotated, where nobody coded, where a scheme of
+several classes has no interval, and where coders disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.core.errors import UserError, unknown_name
+from mien.core.labels import TargetKind, Unit
+
+MAX_CLASSES = 20
+"""More classes than this are text or numbers, not categories that a study of people can tell apart."""
+
+Codes = NDArray[np.int64]
+
+NOT_ANNOTATED, NOT_CODED, NO_INTERVAL, DISAGREEMENT, NO_ATTRIBUTE = -1, -2, -3, -4, -5
+REASONS = {
+    NOT_ANNOTATED: "recording not annotated",
+    NOT_CODED: "time that nobody coded",
+    NO_INTERVAL: "outside every interval of the scheme",
+    DISAGREEMENT: "coders disagree",
+    NO_ATTRIBUTE: "attribute not given",
+}
+"""Why a frame is missing, by its negative code."""
+
+
+@dataclass(frozen=True)
+class TargetTables:
+    """What targets are made of.
+
+    Attributes:
+        recordings: One row per recording, with its attributes.
+        annotations: Intervals by recording and scheme.
+        coded: What was looked at; empty where the study doesn't say.
+        samples: All sampled frames (recording_id, frame, pts_s, end_s, face_found), by increasing time per recording.
+        attributes: Columns of `recordings` that can be targets.
+        unit: What one annotation describes.
+        needs_face: Whether a sample without a face can't be used.
+    """
+
+    recordings: pd.DataFrame
+    annotations: pd.DataFrame
+    coded: pd.DataFrame
+    samples: pd.DataFrame
+    attributes: tuple[str, ...]
+    unit: Unit
+    needs_face: bool
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A target's classes.
+
+    Attributes:
+        name: Annotation scheme or attribute.
+        kind: `binary` for two classes.
+        classes: Class names in the order of their codes.
+        source: Where the labels come from.
+        unit: What one label describes.
+        presence: An interval means the second class, its absence the first; else the value is the class.
+    """
+
+    name: str
+    kind: TargetKind
+    classes: tuple[str, ...]
+    source: Literal["annotation", "attribute"]
+    unit: Unit
+    presence: bool = False
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """What can be asked of a dataset.
+
+    Attributes:
+        name: The target.
+        kind: `binary` or `multiclass`.
+        classes: Class names in the order of their codes.
+        source: `annotation` or `attribute`.
+        prevalence: Share of positives among the frames that can be used; None for several classes or no frame.
+        num_participants: Participants with a frame that can be used.
+        num_participants_positive: Participants with a positive; for several classes, of the class with the fewest.
+        varies: Whether more than one class occurs; else nothing can be learnt from it.
+    """
+
+    name: str
+    kind: TargetKind
+    classes: tuple[str, ...]
+    source: Literal["annotation", "attribute"]
+    prevalence: float | None
+    num_participants: int
+    num_participants_positive: int
+    varies: bool
+
+
+def target_names(tables: TargetTables) -> list[str]:
+    """Return the names of all targets that are categories: annotation schemes first, then attributes."""
+    schemes = [str(name) for name in sorted(tables.annotations["scheme"].unique())]
+    names = []
+    for name in [*schemes, *(name for name in tables.attributes if name not in schemes)]:
+        try:
+            find_target(tables, name)
+        except UserError:
+            continue
+        names.append(name)
+    return names
+
+
+def find_target(tables: TargetTables, name: str) -> TargetSpec:
+    """Return the classes of a target.
+
+    Raises:
+        UserError: There is no such target, or it isn't a category of 1 to 20 classes.
+    """
+    if name in set(tables.annotations["scheme"]):
+        return _scheme(tables, name)
+    if name in tables.attributes:
+        return _attribute(tables, name)
+    raise unknown_name("target", got=name, allowed=target_names(tables), hint="`mien inspect` shows them.")
+
+
+def label_samples(tables: TargetTables, spec: TargetSpec) -> Codes:
+    """Return the class code of each sample (N,), or a negative code of `REASONS` where it is missing."""
+    samples = tables.samples
+    if spec.source == "attribute":
+        by_recording = dict(zip(tables.recordings["recording_id"], _codes(tables, spec), strict=True))
+        return samples["recording_id"].map(by_recording).to_numpy(dtype=np.int64)
+    annotations = {str(name): rows for name, rows in tables.annotations.groupby("recording_id")}
+    coded = None
+    if len(tables.coded):
+        looked_at = tables.coded[tables.coded["label"].isin(["", spec.name])]
+        coded = {str(name): rows for name, rows in looked_at.groupby("recording_id")}
+    codes = np.full(len(samples), NOT_ANNOTATED, dtype=np.int64)
+    for recording_id, rows in samples.groupby("recording_id").indices.items():
+        pts_s = samples["pts_s"].to_numpy()[rows]
+        intervals = annotations.get(str(recording_id))
+        if coded is not None:
+            within = _inside(pts_s, coded.get(str(recording_id)), start="from_s", end="to_s")
+        elif intervals is not None:
+            within = np.ones(len(pts_s), dtype=bool)
+        else:
+            continue
+        own = None if intervals is None else intervals[intervals["scheme"] == spec.name]
+        codes[rows] = np.where(within, _label_times(pts_s, own, spec=spec), NOT_CODED)
+    return codes
+
+
+def usable(tables: TargetTables, codes: Codes) -> NDArray[np.bool_]:
+    """Return which samples can be used (N,): they have a class, and a face where one is needed."""
+    faces = tables.samples["face_found"].to_numpy(dtype=bool)
+    return (codes >= 0) & (faces | (not tables.needs_face))
+
+
+def summarise_targets(tables: TargetTables) -> list[TargetSummary]:
+    """Return a summary of every target; a recording without a picture counts as one sample in its middle."""
+    sounds = tables.recordings[tables.recordings["num_frames"] == 0]
+    middle_s = sounds["duration_s"].to_numpy() / 2
+    samples = pd.DataFrame({"recording_id": sounds["recording_id"].to_numpy(), "frame": 0, "pts_s": middle_s})
+    if len(samples):
+        both = [part for part in (tables.samples, samples.assign(end_s=middle_s, face_found=True)) if len(part)]
+        tables = TargetTables(**{**vars(tables), "samples": pd.concat(both, ignore_index=True)})
+    return [_summarise(tables, find_target(tables, name)) for name in target_names(tables)]
+
+
+def _summarise(tables: TargetTables, spec: TargetSpec) -> TargetSummary:
+    codes = label_samples(tables, spec)
+    kept = usable(tables, codes)
+    people = dict(zip(tables.recordings["recording_id"], tables.recordings["participant_id"], strict=True))
+    used = pd.DataFrame({"person": tables.samples["recording_id"].map(people)[kept], "code": codes[kept]})
+    shown = used.groupby("code")["person"].nunique().reindex(range(max(2, len(spec.classes))), fill_value=0)
+    binary = spec.kind == "binary"
+    return TargetSummary(
+        name=spec.name,
+        kind=spec.kind,
+        classes=spec.classes,
+        source=spec.source,
+        prevalence=float((used["code"] == 1).mean()) if binary and len(used) and len(spec.classes) == 2 else None,
+        num_participants=int(used["person"].nunique()),
+        num_participants_positive=int(shown.iloc[1] if binary else shown.min()),
+        varies=bool(used["code"].nunique() > 1),
+    )
+
+
+def _scheme(tables: TargetTables, name: str) -> TargetSpec:
+    values = tables.annotations.loc[tables.annotations["scheme"] == name, "value"]
+    given = values.dropna()
+    if len(given) not in (0, len(values)):
+        raise UserError(
+            f"Target {name!r}: {len(values) - len(given)} of its {len(values)} annotations have no value, the others "
+            "have one. Fill in all or none: without values, an interval means that it is present."
+        )
+    if given.nunique() < 2:
+        classes: tuple[str, ...] = (f"not {name}", name)
+        return TargetSpec(name, "binary", classes, "annotation", tables.unit, presence=True)
+    classes = _ordered(given.unique())
+    if len(classes) > MAX_CLASSES:
+        raise _not_a_category(name, num_values=len(classes))
+    return TargetSpec(name, _kind(classes), classes, "annotation", tables.unit)
+
+
+def _attribute(tables: TargetTables, name: str) -> TargetSpec:
+    given = tables.recordings[["participant_id", name]].dropna()
+    continuous = pd.api.types.is_float_dtype(given[name]) and bool((given[name] % 1 != 0).any())
+    classes = _ordered(_texts(given[name]).unique())
+    if continuous or len(classes) > MAX_CLASSES:
+        raise _not_a_category(name, num_values=len(classes))
+    constant = bool((given.groupby("participant_id")[name].nunique() <= 1).all())
+    return TargetSpec(name, _kind(classes), classes, "attribute", "participant" if constant else "recording")
+
+
+def _not_a_category(name: str, *, num_values: int) -> UserError:
+    return UserError(
+        f"Target {name!r} takes {num_values} different values: a number or free text, not a category. "
+        f"Allowed: 2 to {MAX_CLASSES} classes. Put it into classes (such as low, high) in the study's table."
+    )
+
+
+def _kind(classes: tuple[str, ...]) -> TargetKind:
+    return "binary" if len(classes) <= 2 else "multiclass"
+
+
+def _ordered(values: object) -> tuple[str, ...]:
+    """Return class names sorted, numbers by size."""
+    texts = [str(value) for value in np.asarray(values, dtype=object)]
+    try:
+        return tuple(sorted(texts, key=lambda text: (float(text), text)))
+    except ValueError:
+        return tuple(sorted(texts))
+
+
+def _texts(values: pd.Series[Any]) -> pd.Series[str]:
+    return values.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _codes(tables: TargetTables, spec: TargetSpec) -> list[int]:
+    """Return the class code of each recording."""
+    code_of = {name: code for code, name in enumerate(spec.classes)}
+    column = tables.recordings[spec.name]
+    texts = _texts(column)
+    return [NO_ATTRIBUTE if missing else code_of[text] for text, missing in zip(texts, column.isna(), strict=True)]
+
+
+def _label_times(pts_s: NDArray[np.float64], intervals: pd.DataFrame | None, *, spec: TargetSpec) -> Codes:
+    if spec.presence:
+        return _inside(pts_s, intervals, start="onset_s", end="offset_s").astype(np.int64)
+    votes = np.zeros((len(pts_s), len(spec.classes)), dtype=np.int64)
+    if intervals is not None:
+        for code, name in enumerate(spec.classes):
+            rows = intervals[intervals["value"] == name]
+            for onset_s, offset_s in zip(rows["onset_s"], rows["offset_s"], strict=True):
+                votes[(pts_s >= onset_s) & (pts_s < offset_s), code] += 1
+    most = votes.max(axis=1)
+    tied = (votes == most[:, None]).sum(axis=1) > 1
+    return np.where(most == 0, NO_INTERVAL, np.where(tied, DISAGREEMENT, votes.argmax(axis=1))).astype(np.int64)
+
+
+def _inside(pts_s: NDArray[np.float64], intervals: pd.DataFrame | None, *, start: str, end: str) -> NDArray[np.bool_]:
+    """Return which times lie in any half-open interval [start, end)."""
+    inside = np.zeros(len(pts_s), dtype=bool)
+    if intervals is not None:
+        for start_s, end_s in zip(intervals[start], intervals[end], strict=True):
+            inside |= (pts_s >= start_s) & (pts_s < end_s)
+    return inside

@@ -1,0 +1,1 @@
+"""Demo: a small drawn study and the whole story on it."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics per participant, intervals over participants, trivial baselines."""

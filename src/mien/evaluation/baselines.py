@@ -1,0 +1,101 @@
+"""Trivial predictors: what a model must beat. They give the same table as a model, so the same code scores them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.core.errors import UserError, unknown_name
+from mien.core.labels import LabelScheme
+from mien.core.types import Split
+
+TrivialKind = Literal["majority", "prior"]
+TRIVIAL_KINDS: tuple[TrivialKind, ...] = ("majority", "prior")
+CERTAIN_LOGIT = 20.0  # far enough that the probability is 0 or 1 to eight digits, and still finite in every file format
+CLIP_COLUMNS = ("clip_id", "recording_id", "participant_id", "start_s", "end_s", "target", "face_found")
+
+
+def trivial_predictions(
+    kind: TrivialKind,
+    *,
+    clips: pd.DataFrame,
+    splits: Sequence[Split],
+    scheme: LabelScheme,
+    seed: int,
+) -> pd.DataFrame:
+    """Predict the test participants of every fold from the class shares of its other participants alone.
+
+    `majority` always says the class that is most frequent among the fold's training and validation clips (the first
+    of equals). `prior` draws each clip's class at random with those shares. Both are certain of what they say (a
+    probability of 0 or 1): a constant probability would predict one class through the threshold, and be `majority`
+    again.
+
+    Args:
+        kind: `majority` or `prior`.
+        clips: One row per clip: clip_id, recording_id, participant_id, start_s, end_s, target (nullable), face_found.
+        splits: The folds; each participant is tested once.
+        scheme: What the target's codes mean.
+        seed: Seed of the draws; they are derived from (seed, kind, fold) and don't depend on the other folds.
+
+    Returns:
+        A predictions table whose `model` is the kind: folds in order, within one the clips as they came.
+
+    Raises:
+        UserError: An unknown kind, missing columns, or a fold without any target to learn the shares from.
+    """
+    if kind not in TRIVIAL_KINDS:
+        raise unknown_name("trivial predictor", got=kind, allowed=TRIVIAL_KINDS)
+    missing = [column for column in CLIP_COLUMNS if column not in clips]
+    if missing:
+        raise UserError(f"The table of clips lacks {', '.join(missing)}; it needs {', '.join(CLIP_COLUMNS)}.")
+    return pd.concat(
+        [_predict_fold(kind, clips=clips, split=split, scheme=scheme, seed=seed) for split in splits], ignore_index=True
+    )
+
+
+def _predict_fold(
+    kind: TrivialKind, *, clips: pd.DataFrame, split: Split, scheme: LabelScheme, seed: int
+) -> pd.DataFrame:
+    shares = _class_shares(clips, split, scheme)
+    tested = clips[clips["participant_id"].isin(split.test)]
+    if kind == "majority":
+        codes = np.full(len(tested), int(np.argmax(shares)), dtype=np.int64)
+    else:
+        # crc32, because Python's own hash of a string differs between processes.
+        generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), split.fold])
+        codes = generator.choice(shares.size, size=len(tested), p=shares)
+    logits = _certain_logits(codes, scheme)
+    probabilities = scheme.probabilities(logits)
+    table = tested.loc[:, list(CLIP_COLUMNS[:5])].reset_index(drop=True)
+    table.insert(0, "model", kind)
+    table.insert(1, "fold", split.fold)
+    for prefix, values in (("logit", logits), ("prob", probabilities)):
+        for column, name in enumerate(scheme.output_names):
+            table[f"{prefix}_{name}"] = values[:, column]
+    table["target"] = tested["target"].astype("Int64").array
+    table["face_found"] = tested["face_found"].array
+    return table
+
+
+def _class_shares(clips: pd.DataFrame, split: Split, scheme: LabelScheme) -> NDArray[np.float64]:
+    """Share of each class (K,) among the clips of the fold's training and validation participants."""
+    known = clips.loc[clips["participant_id"].isin((*split.train, *split.validation)), "target"].dropna()
+    if known.empty:
+        raise UserError(
+            f"Fold {split.fold} has no annotated clip of {scheme.target!r} among its {len(split.train)} training and "
+            f"{len(split.validation)} validation participants: annotate more participants or use fewer folds."
+        )
+    counts = np.bincount(known.to_numpy(dtype=np.int64), minlength=len(scheme.classes))
+    return np.asarray(counts / counts.sum(), dtype=np.float64)
+
+
+def _certain_logits(codes: NDArray[np.int64], scheme: LabelScheme) -> NDArray[np.float64]:
+    """Logits (N, num_outputs) that leave no doubt about the classes (N,)."""
+    if scheme.kind == "binary":
+        return np.where(codes == 1, CERTAIN_LOGIT, -CERTAIN_LOGIT).astype(np.float64)[:, None]
+    return np.asarray(np.eye(len(scheme.classes))[codes] * CERTAIN_LOGIT)

@@ -1,0 +1,178 @@
+"""From predictions to one row of scores per participant, and from those rows to a model's summary."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.core.errors import UserError
+from mien.core.labels import LabelScheme
+from mien.evaluation.intervals import participant_interval
+from mien.evaluation.metrics import (
+    confusion,
+    false_alarms_per_minute,
+    prevalence_agreement,
+    score_participant,
+)
+
+# Scores within 0..1 that a summary gives with an interval over participants.
+INTERVAL_METRICS = ("balanced_accuracy", "f1", "macro_f1", "auroc", "auprc", "accuracy", "precision", "recall")
+# Scores that stand beside them as plain means over the participants for whom they are defined.
+MEAN_METRICS = ("sensitivity", "specificity", "false_alarms_per_minute", "log_loss")
+KEY_COLUMNS = ("model", "fold", "participant_id")
+
+
+def participant_scores(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.DataFrame:
+    """Score every participant of every model; clips without a target are missing and left out.
+
+    A label that describes a recording or a participant is scored once per recording or participant: the clips'
+    probabilities are averaged first, else a long recording would count as many agreements.
+
+    Args:
+        predictions: The predictions table: model, fold, clip_id, recording_id, participant_id, start_s, end_s,
+            prob_<output> for each output, target (nullable).
+        scheme: What the target's codes and outputs mean, and the unit that one label describes.
+
+    Returns:
+        One row per model, fold and participant, sorted so: the metrics of `score_participant`,
+        `false_alarms_per_minute` (binary targets whose unit is shorter than a recording, else NaN), and the confusion
+        counts as `count_<true code>_<predicted code>`. A participant without any target has n = 0 and NaN elsewhere.
+
+    Raises:
+        UserError: Missing columns, or two targets in one unit.
+    """
+    outputs = [f"prob_{name}" for name in scheme.output_names]
+    needed = [*KEY_COLUMNS, "recording_id", "start_s", "end_s", "target", *outputs]
+    missing = [column for column in needed if column not in predictions]
+    if missing:
+        raise UserError(f"The predictions lack the columns {', '.join(missing)}; they need {', '.join(needed)}.")
+    known = _one_row_per_unit(predictions.loc[predictions["target"].notna(), needed], outputs, scheme)
+    rows = []
+    by_participant = dict(iter(known.groupby(list(KEY_COLUMNS), sort=False)))
+    for keys in sorted(set(predictions.loc[:, list(KEY_COLUMNS)].itertuples(index=False, name=None))):
+        clips = by_participant.get(keys, known.iloc[:0])
+        rows.append(dict(zip(KEY_COLUMNS, keys, strict=True)) | _score_clips(clips, outputs, scheme))
+    return pd.DataFrame(rows)
+
+
+def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any]:
+    """Summarise the participants of one model.
+
+    Args:
+        scores: Rows of `participant_scores` of one model.
+        folds: K of the retrained cross-validation, None for one fixed model (see `participant_interval`).
+
+    Returns:
+        For each of `INTERVAL_METRICS` a dict of mean, low, high, n; for each of `MEAN_METRICS` a mean;
+        `participants` (with at least one scored clip), `participants_defined` (with a balanced accuracy),
+        `participants_without_target`; `confusion` (counts over all clips, row = true class) and
+        `confusion_normalised` (each row divided by its sum, NaN where a class never occurs); `prevalence` (slope,
+        bias; for multiclass targets `per_class`); `per_fold` (fold, participants, balanced_accuracy, log_loss: means
+        over its participants), `fold_mean` and `fold_sd` of the balanced accuracies of the folds.
+
+    Raises:
+        UserError: Rows of no or several models, or a participant that is tested more than once.
+    """
+    models = scores["model"].unique().tolist()
+    if len(models) != 1:
+        raise UserError(f"A summary is of one model; got {', '.join(map(str, models)) or 'none'}. Select its rows.")
+    repeated = scores.loc[scores["participant_id"].duplicated(), "participant_id"].unique().tolist()
+    if repeated:
+        raise UserError(
+            f"{models[0]}: {', '.join(map(str, repeated[:5]))} tested more than once; each participant counts once, "
+            "so give every participant to the test set of one fold only."
+        )
+    scored = scores[scores["n"] > 0]
+    summary: dict[str, Any] = {
+        name: asdict(participant_interval(scored[name].to_numpy(dtype=np.float64), folds=folds))
+        for name in INTERVAL_METRICS
+    }
+    summary |= {name: _mean_defined(scored[name]) for name in MEAN_METRICS}
+    counts = _pooled_counts(scored)
+    totals = counts.sum(axis=1, keepdims=True)
+    return summary | {
+        "participants": len(scored),
+        "participants_defined": summary["balanced_accuracy"]["n"],
+        "participants_without_target": len(scores) - len(scored),
+        "confusion": counts.tolist(),
+        "confusion_normalised": np.where(totals > 0, counts / np.maximum(totals, 1), np.nan).tolist(),
+        "prevalence": _prevalence(scored),
+        **_folds(scored),
+    }
+
+
+def _one_row_per_unit(known: pd.DataFrame, outputs: list[str], scheme: LabelScheme) -> pd.DataFrame:
+    if scheme.unit not in ("recording", "participant") or known.empty:
+        return known
+    keys = [*KEY_COLUMNS, "recording_id"] if scheme.unit == "recording" else list(KEY_COLUMNS)
+    grouped = known.groupby(keys, sort=False)
+    if (grouped["target"].nunique() > 1).any():
+        mixed = grouped["target"].nunique().loc[lambda n: n > 1].index[0]
+        raise UserError(
+            f"The unit of {scheme.target!r} is {scheme.unit!r}, but {'/'.join(map(str, mixed[2:]))} has several "
+            "targets. Set the study's unit to what one label describes (frame or segment), or mend the labels."
+        )
+    how = {"recording_id": "first", "start_s": "min", "end_s": "max", "target": "first"}
+    how |= dict.fromkeys(outputs, "mean")
+    return grouped.agg({column: rule for column, rule in how.items() if column not in keys}).reset_index()
+
+
+def _score_clips(clips: pd.DataFrame, outputs: list[str], scheme: LabelScheme) -> dict[str, float]:
+    targets = clips["target"].to_numpy(dtype=np.int64)
+    probabilities = clips[outputs].to_numpy(dtype=np.float64)
+    metrics = score_participant(targets, probabilities, scheme)
+    predicted = scheme.predicted(probabilities)
+    metrics["false_alarms_per_minute"] = float("nan")
+    if scheme.kind == "binary" and scheme.unit in ("frame", "segment"):
+        metrics["false_alarms_per_minute"] = false_alarms_per_minute(
+            targets,
+            predicted,
+            recording_ids=clips["recording_id"].to_numpy(dtype=object),
+            start_s=clips["start_s"].to_numpy(dtype=np.float64),
+            end_s=clips["end_s"].to_numpy(dtype=np.float64),
+        )
+    counts = confusion(targets, predicted, len(scheme.classes))
+    return metrics | {f"count_{i}_{j}": int(count) for (i, j), count in np.ndenumerate(counts)}
+
+
+def _mean_defined(values: pd.Series[Any]) -> float:
+    kept = values.dropna().to_numpy(dtype=np.float64)
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def _pooled_counts(scores: pd.DataFrame) -> NDArray[np.int64]:
+    columns = [column for column in scores if str(column).startswith("count_")]
+    num_classes = round(len(columns) ** 0.5)
+    codes = range(num_classes)
+    return np.array([[int(scores[f"count_{i}_{j}"].sum()) for j in codes] for i in codes], dtype=np.int64)
+
+
+def _prevalence(scores: pd.DataFrame) -> dict[str, Any]:
+    def agreement(suffix: str) -> dict[str, float]:
+        true, predicted = scores[f"true_prevalence{suffix}"], scores[f"predicted_prevalence{suffix}"]
+        return prevalence_agreement(true.to_numpy(dtype=np.float64), predicted.to_numpy(dtype=np.float64))
+
+    prefix = "true_prevalence_"
+    classes = [str(column).removeprefix(prefix) for column in scores if str(column).startswith(prefix)]
+    if not classes:
+        return dict(agreement(""))
+    return {**agreement(""), "per_class": {name: agreement(f"_{name}") for name in classes}}
+
+
+def _folds(scores: pd.DataFrame) -> dict[str, Any]:
+    per_fold = []
+    for fold in sorted(scores["fold"].unique().tolist()):
+        rows = scores[scores["fold"] == fold]
+        means_of_fold = {name: _mean_defined(rows[name]) for name in ("balanced_accuracy", "log_loss")}
+        per_fold.append({"fold": int(fold), "participants": len(rows), **means_of_fold})
+    means = np.array([row["balanced_accuracy"] for row in per_fold], dtype=np.float64)
+    means = means[~np.isnan(means)]
+    return {
+        "per_fold": per_fold,
+        "fold_mean": float(means.mean()) if means.size else float("nan"),
+        "fold_sd": float(means.std(ddof=1)) if means.size > 1 else float("nan"),
+    }

@@ -1,0 +1,1 @@
+"""Media: decoding by presentation time, faces and sound."""

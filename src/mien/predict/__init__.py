@@ -1,0 +1,1 @@
+"""Predict: a bundle on new recordings."""

@@ -1,0 +1,1 @@
+"""Runtime, without torch: pixels to features, the personal baseline, features to probabilities."""

@@ -1,0 +1,94 @@
+"""What is computed once per dataset: crops at an encoder's size, and the features of frozen encoders.
+
+Both lie as one `.npy` per recording in `DATASET/cache/`, are read memory-mapped, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.core.storage import atomic_path
+from mien.data.dataset import Dataset
+from mien.runtime.encoders import Encoder, view_crops
+
+PIXEL_BLOCK = 256
+
+
+def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: float) -> NDArray[np.uint8]:
+    """Return the crops of a recording as an encoder sees them, memory-mapped.
+
+    Args:
+        dataset: The dataset.
+        recording_id: One of its recordings.
+        size_px: Side of the encoder's input.
+        crop: Side of the square that the encoder looks at, as a multiple of the face box.
+
+    Returns:
+        (N, size_px, size_px, 3) uint8, a row per sampled frame.
+    """
+    path = dataset.path / "cache" / f"pixels-{size_px}-{crop:g}" / f"{recording_id}.npy"
+    if not path.is_file():
+        crops = dataset.crops(recording_id)
+
+        def write(temporary: Path) -> None:
+            shape = (len(crops), size_px, size_px, 3)
+            target = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            for start in range(0, len(crops), PIXEL_BLOCK):
+                block = np.asarray(crops[start : start + PIXEL_BLOCK])
+                target[start : start + PIXEL_BLOCK] = view_crops(
+                    block, margin=dataset.margin, crop=crop, size_px=size_px
+                )
+            target.flush()
+
+        _write_npy(path, write)
+    return _load(path)
+
+
+def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) -> NDArray[np.float32]:
+    """Return the features of a recording's sampled frames, memory-mapped; rows of frames without a crop are NaN.
+
+    Args:
+        dataset: The dataset.
+        recording_id: One of its recordings.
+        encoder: A frozen encoder.
+
+    Returns:
+        (N, D) float32, a row per sampled frame.
+    """
+    name = f"features-{encoder.spec.name}-{encoder.digest}"
+    path = dataset.path / "cache" / name / f"{recording_id}.npy"
+    if not path.is_file():
+        crops = dataset.crops(recording_id)
+        seen = np.flatnonzero(dataset.has_crop(recording_id))
+        spec = encoder.spec
+
+        def write(temporary: Path) -> None:
+            width = encoder.encode(np.empty((0, spec.size_px, spec.size_px, 3), np.uint8)).shape[1]
+            features = np.full((len(crops), width), np.nan, np.float32)
+            for start in range(0, len(seen), PIXEL_BLOCK):
+                rows = seen[start : start + PIXEL_BLOCK]
+                pixels = view_crops(crops[rows], margin=dataset.margin, crop=spec.crop, size_px=spec.size_px)
+                features[rows] = encoder.encode(pixels)
+            with temporary.open("wb") as stream:
+                np.save(stream, features)
+
+        _write_npy(path, write)
+    return _load(path)
+
+
+def _write_npy(path: Path, write: Callable[[Path], None]) -> None:
+    with atomic_path(path) as temporary:
+        write(temporary)
+
+
+def _load(path: Path) -> NDArray:  # type: ignore[type-arg]
+    # A memory map can't be empty; an empty recording is read as it is.
+    mode = "r" if path.stat().st_size > 256 else None
+    try:
+        return np.load(path, mmap_mode=mode)  # type: ignore[no-any-return]
+    except ValueError:
+        return np.load(path)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Training: two phases, augmentation, probes, the bundle writer."""

@@ -1,0 +1,185 @@
+"""Writes a bundle, and checks it: ONNX against PyTorch on real crops of the dataset. One that differs isn't written."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+
+from mien.core.errors import MienError, UserError
+from mien.core.storage import atomic_directory, sha256_file, write_json, write_text
+from mien.core.weights import find_onnx
+from mien.models.hub_encoder import HubEncoder
+from mien.models.onnx_writer import OPSET, export_encoder, export_head, write_linear_head
+from mien.runtime.bundle import BUNDLE_FORMAT, MANIFEST, Bundle, ModelSpec, Sampling
+from mien.runtime.encoders import EncoderSpec, HogEncoder, OnnxEncoder
+from mien.training.model_card import model_card
+from mien.training.model_fit import FittedNetwork, FittedProbe, Material
+
+PARITY_RECORDINGS = 3
+# float32 sums in another order: 1e-4 in a logit is 2.5e-5 in a probability.
+MAX_LOGIT_DIFFERENCE = 1e-3
+
+
+class ParityError(MienError):
+    """The exported model doesn't give what the trained one gives."""
+
+
+def write_bundle(
+    fitted: FittedProbe | FittedNetwork, *, out: Path, label: str, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a bundle and check it.
+
+    Args:
+        fitted: The model.
+        out: Folder of the bundle; a bundle that is there is replaced.
+        label: Short name for tables.
+        provenance: Dataset, participants, settings, seed.
+
+    Returns:
+        What `parity.json` holds.
+
+    Raises:
+        UserError: The folder holds something that isn't a bundle.
+        ParityError: ONNX and PyTorch differ.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise UserError(f"{out} isn't empty and isn't a bundle. Give another --out.")
+    with atomic_directory(out) as folder:
+        spec = _write_model(fitted, folder, label=label, provenance=provenance)
+        detector = find_onnx("yunet")
+        if spec.sampling.detector == "yunet" and detector is not None:
+            # 230 KB that make the bundle whole: crops depend on the detector.
+            shutil.copyfile(detector, folder / "face_detector.onnx")
+        _write_manifest(folder, spec=spec)
+        parity = check_parity(fitted, Bundle.open(folder))
+        write_json(folder / "parity.json", parity)
+        write_text(folder / "MODEL_CARD.md", model_card(spec, facts=fitted.facts(), parity=parity))
+        _write_manifest(folder, spec=spec)
+    return parity
+
+
+def check_parity(fitted: FittedProbe | FittedNetwork, bundle: Bundle) -> dict[str, Any]:
+    """Compare a bundle with the model that it was made of, on whole recordings of the dataset.
+
+    Raises:
+        ParityError: The largest difference of a logit exceeds `MAX_LOGIT_DIFFERENCE`.
+    """
+    material = fitted.material
+    participants = sorted(material.clips.table["participant_id"].unique())[:PARITY_RECORDINGS]
+    rows, expected = fitted.predict(participants)
+    actual = np.concatenate(
+        [
+            _bundle_logits(bundle, material, str(name), frames=group["frame"].to_numpy())
+            for name, group in rows.groupby("recording_id", sort=False)
+        ]
+    )
+    scheme = bundle.spec.labels
+    logit_gap = float(np.abs(actual - expected).max())
+    parity = {
+        "max_abs_diff_logit": logit_gap,
+        "max_abs_diff_prob": float(np.abs(scheme.probabilities(actual) - scheme.probabilities(expected)).max()),
+        "clips": len(rows),
+        "opset": OPSET,
+        "precision": "float32",
+    }
+    if not logit_gap <= MAX_LOGIT_DIFFERENCE:
+        raise ParityError(
+            f"The exported model differs from the trained one by {logit_gap:.3g} in a logit (allowed: "
+            f"{MAX_LOGIT_DIFFERENCE:g}); no bundle was written. Please report it with the model's name."
+        )
+    return parity
+
+
+def _bundle_logits(
+    bundle: Bundle, material: Material, recording_id: str, *, frames: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    dataset = material.dataset
+    table, crops = dataset.frames(recording_id), dataset.crops(recording_id)
+    seen = np.flatnonzero(dataset.has_crop(recording_id))
+    features = bundle.features(np.asarray(crops[seen]))
+    whole = np.full((len(table), features.shape[1]), np.nan, np.float32)
+    whole[seen] = features
+    return bundle.logits(whole, pts_s=table["pts_s"].to_numpy())[frames]
+
+
+def _write_model(
+    fitted: FittedProbe | FittedNetwork, folder: Path, *, label: str, provenance: dict[str, Any]
+) -> ModelSpec:
+    dataset, choice = fitted.material.dataset, fitted.choice
+    encoder = _write_probe(fitted, folder) if isinstance(fitted, FittedProbe) else _write_network(fitted, folder)
+    return ModelSpec(
+        name=choice.text,
+        label=label,
+        modalities=("video",),
+        labels=fitted.material.clips.scheme,
+        sampling=Sampling(
+            fps=dataset.fps,
+            crop=dataset.crop,
+            face=dataset.face,
+            size_px=dataset.size_px,
+            margin=dataset.margin,
+            detector=dataset.detector,
+        ),
+        encoder=encoder,
+        builtin_encoder=None if (folder / "encoder.onnx").is_file() else encoder.name,
+        baseline=str(choice.baseline),
+        weights={"source": encoder.source, "licence": encoder.licence},
+        provenance={"mien": version("mien"), **provenance},
+    )
+
+
+def _write_probe(fitted: FittedProbe, folder: Path) -> EncoderSpec:
+    probe = fitted.probe
+    write_linear_head(
+        folder / "head.onnx", mean=probe.mean, scale=probe.scale, coef=probe.coef, intercept=probe.intercept
+    )
+    arrays = {name: np.ascontiguousarray(value) for name, value in dataclasses.asdict(probe).items()}
+    save_arrays(arrays, folder / "model.safetensors")
+    encoder = fitted.encoder
+    if isinstance(encoder, OnnxEncoder):
+        shutil.copyfile(encoder.path, folder / "encoder.onnx")
+    elif isinstance(encoder, HubEncoder):
+        export_encoder(encoder.module, folder / "encoder.onnx", image_size=encoder.spec.size_px)
+    else:
+        assert isinstance(encoder, HogEncoder)
+    return encoder.spec
+
+
+def _write_network(fitted: FittedNetwork, folder: Path) -> EncoderSpec:
+    built = fitted.built
+    classifier = built.classifier.eval().cpu()
+    export_encoder(classifier.encoder, folder / "encoder.onnx", image_size=built.image_size)
+    export_head(classifier.head, folder / "head.onnx", feature_dim=built.feature_dim)
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in classifier.state_dict().items()}
+    save_tensors(tensors, folder / "model.safetensors")
+    return EncoderSpec(
+        name=built.name,
+        size_px=built.image_size,
+        crop=fitted.crop,
+        mean=tuple(map(float, built.pixel_mean)),
+        std=tuple(map(float, built.pixel_std)),
+        licence=built.licence,
+        source=built.source,
+    )
+
+
+def _write_manifest(folder: Path, *, spec: ModelSpec) -> None:
+    files = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST and not path.name.startswith("."))
+    write_json(
+        folder / MANIFEST,
+        {
+            "format": BUNDLE_FORMAT,
+            "mien": version("mien"),
+            "spec": spec.to_json(),
+            "calibration": None,
+            "files": {name: sha256_file(folder / name) for name in files},
+        },
+    )

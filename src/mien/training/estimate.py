@@ -1,0 +1,89 @@
+"""About how long fits take here: one step of each model is timed on blank pictures, and multiplied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mien.core.types import Split
+from mien.data.clips import ClipIndex
+from mien.data.dataset import Dataset
+from mien.models.choice import ModelChoice
+from mien.models.registry import build_model
+from mien.training.model_fit import open_encoder
+from mien.training.settings import FitSettings
+
+Estimate = dict[str, Any]
+
+TRIAL_BATCH = 8
+PROBE_FIT_S = 2.0  # a logistic regression of some thousand clips; seconds either way don't change a plan
+
+
+def estimate_fits(
+    choices: Sequence[ModelChoice],
+    *,
+    dataset: Dataset,
+    clips: ClipIndex,
+    splits: Sequence[Split],
+    settings: FitSettings,
+) -> Estimate:
+    """Estimate the time of all fits.
+
+    Args:
+        choices: The models.
+        dataset: What they would be fitted on.
+        clips: The clips of the target.
+        splits: The folds.
+        settings: How they would be fitted.
+
+    Returns:
+        participants, clips, folds, fits, minutes (at most: early stopping ends most fits sooner), minutes per model.
+    """
+    per_model = {
+        choice.text: _seconds(choice, clips=clips, splits=splits, settings=settings) / 60 for choice in choices
+    }
+    return {
+        "dataset": str(dataset.path),
+        "target": clips.scheme.target,
+        "participants": int(clips.table["participant_id"].nunique()),
+        "clips": len(clips.table),
+        "folds": len(splits),
+        "fits": len(choices) * len(splits),
+        "minutes_at_most": round(sum(per_model.values()), 1),
+        "minutes_per_model": {name: round(minutes, 1) for name, minutes in per_model.items()},
+    }
+
+
+def _seconds(choice: ModelChoice, *, clips: ClipIndex, splits: Sequence[Split], settings: FitSettings) -> float:
+    if choice.is_probe:
+        encoder = open_encoder(choice)
+        blank = np.zeros((TRIAL_BATCH, encoder.spec.size_px, encoder.spec.size_px, 3), np.uint8)
+        return _timed(lambda: encoder.encode(blank)) / TRIAL_BATCH * len(clips.table) + PROBE_FIT_S * len(splits)
+    config = settings.for_model(choice.name)
+    built = build_model(
+        choice.name,
+        num_outputs=clips.scheme.num_outputs,
+        image_size=config.image_size,
+        backbone=choice.backbone,
+        random_init=settings.random_init,
+    )
+    pixels = torch.zeros(TRIAL_BATCH, 3, config.image_size, config.image_size)
+    built.classifier.train()
+    step_s = _timed(lambda: built.classifier(pixels).sum().backward()) / TRIAL_BATCH
+    people = clips.table["participant_id"]
+    trained = sum(int(people.isin(split.train).sum()) for split in splits)
+    # A picture that is only looked at (validation, train loss, test) costs about a third of one that is trained on.
+    watched = sum(int((~people.isin(split.train)).sum()) * 2 for split in splits) / 3
+    epochs = config.epochs + (config.head_epochs if built.pretrained else 0)
+    return step_s * epochs * (trained + watched)
+
+
+def _timed(call: Any) -> float:
+    call()
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

@@ -1,0 +1,114 @@
+"""`mien train`: the final model on all participants, early stopping on an inner split by participant, to a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mien.core.progress import say
+from mien.core.types import Split
+from mien.data.clips import ClipIndex, build_clips
+from mien.data.dataset import Dataset
+from mien.data.splits import holdout_split
+from mien.models.choice import ModelChoice, parse_model
+from mien.training.bundle_writer import write_bundle
+from mien.training.estimate import Estimate, estimate_fits
+from mien.training.model_fit import check_baseline, check_model, fit_model
+from mien.training.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training that is checked and ready to run.
+
+    Attributes:
+        dataset: What it is trained on.
+        clips: The clips of the target.
+        choice: The model.
+        split: Participants for training and inner validation.
+        settings: How it is fitted.
+        seed: Seed of the fit.
+        out: Folder of the bundle.
+    """
+
+    dataset: Dataset
+    clips: ClipIndex
+    choice: ModelChoice
+    split: Split
+    settings: FitSettings
+    seed: int
+    out: Path
+
+    def estimate(self) -> Estimate:
+        """Say what would be done and about how long it takes."""
+        return estimate_fits(
+            [self.choice], dataset=self.dataset, clips=self.clips, splits=[self.split], settings=self.settings
+        )
+
+
+def plan_training(
+    dataset_path: Path,
+    *,
+    target: str,
+    model: str,
+    out: Path,
+    seed: int = 0,
+    baseline: str = "none",
+    settings: FitSettings | None = None,
+) -> TrainingPlan:
+    """Check everything that can be checked before the training starts.
+
+    Args:
+        dataset_path: What `mien prepare` wrote.
+        target: Name of the target.
+        model: `NAME[@BACKBONE][+BASELINE]`.
+        out: Folder of the bundle.
+        seed: Seed.
+        baseline: Personal baseline where the model names none.
+        settings: How it is fitted.
+
+    Raises:
+        UserError: Anything that came wrong: dataset, target, model, weights.
+        RefusedError: A personal baseline where the label is constant per recording.
+    """
+    settings = settings or FitSettings()
+    choice = parse_model(model, default_baseline=baseline)
+    dataset = Dataset.open(dataset_path)
+    clips = build_clips(dataset, target=target)
+    check_model(choice, settings=settings)
+    check_baseline(choice, clips=clips)
+    split = holdout_split(clips, seed=seed)
+    return TrainingPlan(dataset, clips, choice, split, settings, seed, out)
+
+
+def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
+    """Train and write the bundle.
+
+    Returns:
+        What `parity.json` holds.
+    """
+    fitted = fit_model(
+        plan.choice,
+        dataset=plan.dataset,
+        clips=plan.clips,
+        train=plan.split.train,
+        validation=plan.split.validation,
+        settings=plan.settings,
+        seed=plan.seed,
+        on_epoch=say,
+    )
+    facts = fitted.facts()
+    note = facts["model_facts"].get("weights_note")
+    label = f"{plan.choice.label} (random init)" if note == "random init" else plan.choice.label
+    provenance = {
+        "study": plan.dataset.study_facts.get("name", ""),
+        "purpose": plan.dataset.study_facts.get("purpose", ""),
+        "dataset_hash": plan.dataset.content_hash,
+        "participants": sorted([*plan.split.train, *plan.split.validation]),
+        "validation_participants": list(plan.split.validation),
+        "seed": plan.seed,
+        "settings": plan.settings.to_json(),
+        "history": facts["history"],
+    }
+    return write_bundle(fitted, out=plan.out, label=label, provenance=provenance)

@@ -1,0 +1,69 @@
+"""The model card of a bundle: what the model is, what it was made from, what it must not be used for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mien.runtime.bundle import ModelSpec
+
+CARD = """# {label}
+
+{target}: expression as annotated by {label_source}. An expression is not a feeling.
+
+| | |
+|---|---|
+| model | `{name}` |
+| classes | {classes} |
+| input | {fps:g} frames per second, crop `{crop}` {size} px, face detector `{detector}` |
+| encoder | {encoder}, {encoder_size} px, looks at {encoder_crop:g} x the face box |
+| personal baseline | {baseline} |
+| parameters | {parameters:,} ({trainable:,} trained) |
+| weights | {weights} |
+| licence of the weights | {licence} |
+| study | {study} |
+| participants | {participants} |
+| seed | {seed} |
+| ONNX against PyTorch | largest difference {parity:.2g} in a logit, {clips} clips |
+
+**How good is it?** A bundle is trained on all participants, so nobody is left to score it on. Its score is the one that
+`mien compare` gave the same model on participants that it had not seen; quote that, with its interval.
+
+**Not for** inferring what a person feels, nor for decisions about a person in hiring, employment or education.
+{synthetic}"""
+
+
+def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        spec: The bundle's spec.
+        facts: What `fit.json` would hold.
+        parity: What `parity.json` holds.
+    """
+    made_of, model = spec.provenance, facts["model_facts"]
+    synthetic = "\nThe study is synthetic: its labels are true by construction, so nothing here holds for people.\n"
+    return CARD.format(
+        label=spec.label,
+        target=spec.labels.target,
+        label_source=spec.labels.label_source,
+        name=spec.name,
+        classes=", ".join(spec.labels.classes),
+        fps=spec.sampling.fps,
+        crop=spec.sampling.crop,
+        size=spec.sampling.size_px,
+        detector=spec.sampling.detector,
+        encoder=spec.encoder.name,
+        encoder_size=spec.encoder.size_px,
+        encoder_crop=spec.encoder.crop,
+        baseline=spec.baseline,
+        parameters=model["parameters"],
+        trainable=model["trainable_parameters"],
+        weights=model.get("weights_note") or model.get("weights_source") or "none",
+        licence=spec.weights.get("licence") or "unknown",
+        study=made_of.get("study", ""),
+        participants=len(made_of.get("participants", ())),
+        seed=made_of.get("seed"),
+        parity=parity["max_abs_diff_logit"],
+        clips=parity["clips"],
+        synthetic=synthetic if spec.labels.label_source == "synthetic" else "",
+    )

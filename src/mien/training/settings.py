@@ -1,0 +1,88 @@
+"""How models are fitted: one file of settings, with overrides per model; unknown keys are errors.
+
+```yaml
+training: {image_size: 112, patience: 4}
+probe: {C: 0.001}
+models:
+  improved_cnn: {image_size: 64, epochs: 8}
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mien.core.config import build_config, load_yaml_mapping
+from mien.core.errors import UserError, unknown_name
+from mien.models.registry import MODELS
+from mien.training.config import TrainConfig
+from mien.training.probe import ProbeConfig
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of every model of a comparison.
+
+    Attributes:
+        training: Settings of the networks.
+        probe: Settings of the linear probe.
+        per_model: Changes to `training` for single models, by name in the registry.
+        epochs: Cap on the epochs of each phase, None for none.
+        random_init: Whether pretrained architectures start from random weights.
+    """
+
+    training: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    per_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    epochs: int | None = None
+    random_init: bool = False
+
+    def for_model(self, name: str) -> TrainConfig:
+        """Return the settings of one network."""
+        merged = {**dataclasses.asdict(self.training), **self.per_model.get(name, {})}
+        config = build_config(TrainConfig, merged, where=f"settings of {name}")
+        if self.epochs is None:
+            return config
+        return dataclasses.replace(
+            config, epochs=min(config.epochs, self.epochs), head_epochs=min(config.head_epochs, self.epochs)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as a JSON-able mapping."""
+        return dataclasses.asdict(self)
+
+
+def load_settings(path: Path | None, *, epochs: int | None = None, random_init: bool = False) -> FitSettings:
+    """Read a settings file, and put the options of the command line over it.
+
+    Args:
+        path: YAML file, None for the defaults.
+        epochs: Cap on the epochs of each phase.
+        random_init: Whether pretrained architectures start from random weights.
+
+    Raises:
+        UserError: An unknown key or model, or a value of another type than expected.
+    """
+    values = load_yaml_mapping(path) if path else {}
+    allowed = ("training", "probe", "models")
+    for key in values:
+        if key not in allowed:
+            raise unknown_name(f"key in {path}", got=str(key), allowed=allowed)
+        if not isinstance(values[key], dict):
+            raise UserError(f"{path}: {key} must hold 'key: value' lines, got {values[key]!r}.")
+    per_model = values.get("models", {})
+    for name, changes in per_model.items():
+        if name not in MODELS:
+            raise unknown_name(f"model in {path}", got=str(name), allowed=MODELS)
+        build_config(TrainConfig, changes or {}, where=f"{path}: models: {name}")
+    return FitSettings(
+        training=build_config(TrainConfig, values.get("training", {}), where=f"{path}: training"),
+        probe=build_config(ProbeConfig, values.get("probe", {}), where=f"{path}: probe"),
+        per_model={name: dict(changes or {}) for name, changes in per_model.items()},
+        epochs=epochs,
+        random_init=random_init,
+    )
