@@ -1,1 +1,18 @@
-"""mien: from recordings of people and their annotations to emotion-recognition models that can be believed."""
+"""mien: from recordings of people and their annotations to emotion-recognition models that can be believed.
+
+The verbs of the command line in Python: `prepare`, `frames`, `compare`, `train`, and `load(bundle).predict(video)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["compare", "frames", "load", "prepare", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # By name, because a package that imports its own top would turn the layers upside down.
+    if name in __all__:
+        return getattr(importlib.import_module("mien.api"), name)
+    raise AttributeError(f"module 'mien' has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,9 +84,9 @@ def prepare(
     """Turn a study's recordings and annotations into a dataset. Can be killed and run again."""
     use_weights_directory(weights_dir)
     from mien.data.inspect import describe
-    from mien.data.prepare import PrepareConfig, estimate_prepare, prepare_dataset
+    from mien.data.prepare import prepare as prepare_dataset
+    from mien.data.settings import PrepareConfig
 
-    chosen: dict[str, Any] = {} if workers is None else {"workers": workers}
     config = PrepareConfig(
         fps=fps,
         crop=crop.value,
@@ -94,10 +95,10 @@ def prepare(
         media=media.value,
         layout=layout.value,
         detector=detector.value,
-        **chosen,
+        workers=workers,
     )
     if dry_run:
-        print_json(estimate_prepare(study, out=out, config=config))
+        print_json(dataclasses.asdict(prepare_dataset(study, out=out, config=config, dry_run=True)))
         return
     facts = describe(prepare_dataset(study, out=out, config=config))
     if as_json:
@@ -149,28 +150,27 @@ def inspect(
 
 def show_dataset(facts: dict[str, Any]) -> None:
     """Print what `mien inspect` says, as tables."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from mien.cli.tables import table_console
+
+    console = table_console()
     share = "none" if facts["faces_found"] is None else f"{100 * facts['faces_found']:.1f} %"
     console.print(
         f"{facts['study']['name']}: {facts['participants']} participants, {facts['recordings']} recordings, "
         f"{facts['minutes']:.1f} min, {facts['frames']} sampled frames, "
         f"face found in {share}; labels: {facts['study']['label_source']}",
-        markup=False,
     )
     targets = Table("target", "kind", "classes", "prevalence", "participants", "with positives", "varies")
     for item in facts["targets"]:
         share = "" if item["prevalence"] is None else f"{item['prevalence']:.3f}"
-        people, positive = str(item["participants"]), item["participants_with_positives"]
         targets.add_row(
             item["name"],
             item["kind"],
-            ", ".join(map(str, item["classes"][:6])),
+            "" if item["kind"] == "binary" else ", ".join(item["classes"][:6]),
             share,
-            people,
-            "" if positive is None else str(positive),
+            str(item["num_participants"]),
+            str(item["num_participants_positive"]),
             "yes" if item["varies"] else "no",
         )
     console.print(targets)

@@ -29,14 +29,15 @@ def models(weights_dir: WeightsOption = None, as_json: JsonOption = False) -> No
     if as_json:
         print_json(rows)
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from mien.cli.tables import table_console
 
     table = Table("model", "parameters", "trainable", "modalities", "weights")
     for row in rows:
         counts = ["" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "trainable_parameters")]
         table.add_row(row["name"], *counts, ", ".join(row["modalities"]), row["weights"])
-    Console(highlight=False).print(table)
+    table_console().print(table)
 
 
 @reported
@@ -47,16 +48,16 @@ def doctor(weights_dir: WeightsOption = None, as_json: JsonOption = False) -> No
     if as_json:
         print_json(facts)
         return
-    from rich.console import Console
+    from mien.cli.tables import table_console
 
-    console = Console(highlight=False)
+    console = table_console()
     for key, value in facts.items():
         if isinstance(value, dict):
-            console.print(f"{key}:", markup=False)
+            console.print(f"{key}:")
             for name, item in value.items():
-                console.print(f"  {name}: {item}", markup=False)
+                console.print(f"  {name}: {item}")
         else:
-            console.print(f"{key}: {value}", markup=False)
+            console.print(f"{key}: {value}")
 
 
 def examine() -> dict[str, Any]:

@@ -187,8 +187,9 @@ def require_training(command: str) -> None:
 
 def show_scores(result: dict[str, object]) -> None:
     """Print the scores of a comparison as a table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from mien.cli.tables import table_console
 
     def text(score: dict[str, float | None]) -> str:
         if score["mean"] is None:
@@ -201,4 +202,4 @@ def show_scores(result: dict[str, object]) -> None:
     rows = [(row["label"], row) for row in result["models"]]  # type: ignore[attr-defined]
     for name, row in [*rows, *result["baselines"].items()]:  # type: ignore[attr-defined]
         table.add_row(name, *(text(row[metric]) for metric in metrics))
-    Console(highlight=False).print(table)
+    table_console().print(table)

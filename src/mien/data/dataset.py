@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mien.core.errors import UserError, unknown_name
 from mien.core.storage import read_json
-from mien.core.types import Audio
+from mien.core.types import Audio, CropKind, FaceChoice
 from mien.data.layouts import CODED_COLUMNS, SEGMENT_COLUMNS, empty_table
 from mien.data.targets import TargetSummary, TargetTables, summarise_targets
 
@@ -81,9 +81,9 @@ class Dataset:
         return cls(path, info=info)
 
     @property
-    def margin(self) -> float:
-        """Side of the crops over the face box's longer side."""
-        return float(self.info["config"]["margin"])
+    def margin(self) -> float | None:
+        """Side of the crops over the face box's longer side; None where a crop is the whole picture or panel."""
+        return float(self.info["config"]["margin"]) if self.crop == "face" else None
 
     @property
     def size_px(self) -> int:
@@ -96,9 +96,26 @@ class Dataset:
         return float(self.info["config"]["fps"])
 
     @property
-    def crop(self) -> str:
+    def crop(self) -> CropKind:
         """What the crops show: `face`, `panel` or `none`."""
-        return str(self.info["config"]["crop"])
+        kind: CropKind = self.info["config"]["crop"]
+        return kind
+
+    @property
+    def face(self) -> FaceChoice:
+        """Which face is the participant's, where a picture shows several."""
+        choice: FaceChoice = self.info["config"]["face"]
+        return choice
+
+    @property
+    def detector(self) -> str:
+        """Name of the face detector."""
+        return str(self.info["config"]["detector"])
+
+    @property
+    def study_facts(self) -> dict[str, str]:
+        """What the study says of itself: name, layout, label_source, purpose, consent, unit."""
+        return dict(self.info["study"])
 
     @property
     def label_source(self) -> str:
@@ -157,6 +174,11 @@ class Dataset:
     def frames(self, recording_id: str) -> pd.DataFrame:
         """Return the sampled frames: frame, pts_s, face_found, score, box x0 to y1 and landmarks l0x to l4y (px)."""
         return pd.read_parquet(self._folder(recording_id) / "frames.parquet")
+
+    def has_crop(self, recording_id: str) -> NDArray[np.bool_]:
+        """Return for each sampled frame (N,) whether its crop shows something: under `crop=face` a face was found."""
+        found = self.frames(recording_id)["face_found"].to_numpy(dtype=bool)
+        return found if self.crop == "face" else np.ones_like(found)
 
     def crops(self, recording_id: str) -> NDArray[np.uint8]:
         """Return the crops (N, size_px, size_px, 3) uint8 RGB, memory-mapped; zeros where a face wasn't found.

@@ -218,7 +218,8 @@ def _with_ids(table: pd.DataFrame, *, path: Path, ids: IdsByName, problems: list
     """Return each row once per recording (view) that it describes; rows of unknown recordings are reported."""
     names = table["recording"].map(normalise_id)
     for name, count in table["recording"][~names.isin(list(ids))].value_counts(sort=False).items():
-        reason = f"{count} rows of {path.name} name the recording {name!r}, which recordings.csv doesn't list"
+        rows = f"1 row of {path.name} names" if count == 1 else f"{count} rows of {path.name} name"
+        reason = f"{rows} the recording {name!r}, which recordings.csv doesn't list"
         problems.append(Problem(path.name, "annotations", reason, "Use the same names in both tables."))
     listed = pd.Series([ids.get(name, []) for name in names], dtype="object")
     matched = table.assign(recording_id=listed).explode("recording_id")

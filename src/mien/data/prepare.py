@@ -84,9 +84,7 @@ def _check_out(out: Path, *, study: Study, settings: Mapping[str, Any]) -> None:
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / INFO_FILE).is_file():
-        # What a killed run leaves; anything else isn't ours to write into.
-        strange = [path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in _OURS]
-        if strange or not (out / "recordings").is_dir():
+        if not _is_unfinished(out):
             raise UserError(f"--out {out} isn't empty and isn't a dataset of mien. Choose another --out.")
         return
     before = read_json(out / INFO_FILE)
@@ -106,9 +104,15 @@ def _check_out(out: Path, *, study: Study, settings: Mapping[str, Any]) -> None:
         )
 
 
-_OURS = frozenset(
-    {"recordings", "recordings.parquet", "annotations.parquet", "coded.parquet", "segments.parquet", "failures.csv"}
-)
+def _is_unfinished(out: Path) -> bool:
+    """Return whether a folder without dataset.json is what a killed run left: anything else isn't written into."""
+    folders = out / "recordings"
+    if not folders.is_dir():
+        return False
+    visible = [path for path in folders.iterdir() if not path.name.startswith(".")]
+    if visible:
+        return all((path / FACTS_FILE).is_file() for path in visible)
+    return all(path == folders or path.name.startswith(".") for path in out.iterdir())
 
 
 def _prepare_recordings(
@@ -166,7 +170,6 @@ def _write_tables(
             write_parquet(out / f"{name}.parquet", table)
         else:
             (out / f"{name}.parquet").unlink(missing_ok=True)
-    content = [[fact[name] for name in _CONTENT] for fact in facts]
     info = {
         "format": FORMAT,
         "mien": version("mien"),
@@ -178,17 +181,21 @@ def _write_tables(
         "num_recordings": len(recordings),
         "num_participants": recordings["participant_id"].nunique(),
         "num_failures": len(problems),
-        "content_hash": digest_of(
-            {
-                "recordings": content,
-                "config": dict(settings),
-                "study": [study.label_source, study.unit],
-                "tables": {name: json.loads(table.to_json(orient="values")) for name, table in tables.items()},
-            },
-            length=64,
-        ),
+        "content_hash": _content_hash(study, facts=facts, tables=tables, settings=settings),
     }
     write_json(out / INFO_FILE, info)
+
+
+def _content_hash(
+    study: Study, *, facts: Sequence[Facts], tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]
+) -> str:
+    content = {
+        "recordings": [[fact[name] for name in _CONTENT] for fact in facts],
+        "config": dict(settings),
+        "study": [study.label_source, study.unit],
+        "tables": {name: json.loads(table.to_json(orient="values")) for name, table in tables.items()},
+    }
+    return digest_of(content, length=64)
 
 
 _PROBLEM_COLUMNS = ["recording", "stage", "reason", "advice"]

@@ -23,7 +23,7 @@ from mien.data.arrays import NpyWriter
 from mien.data.settings import PrepareConfig
 from mien.media.audio import read_audio
 from mien.media.detectors import FaceDetector
-from mien.media.faces import choose_face, context_picture, crop_square, crop_whole, median_panel
+from mien.media.faces import choose_face, context_picture, crop_frame, crop_square, median_panel
 from mien.media.video import DecodeLog, has_video, probe_video, sample_frames
 
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
@@ -214,11 +214,9 @@ def _write_audio(folder: Path, *, job: Job, required: bool, problems: list[Probl
 
 
 def _crop(rgb: NDArray[np.uint8], *, face: Face | None, config: PrepareConfig) -> NDArray[np.uint8]:
-    if config.crop == "none":
-        return crop_whole(rgb, size_px=config.size_px)
-    if face is None:
-        return np.zeros((config.size_px, config.size_px, 3), dtype=np.uint8)
-    return crop_square(rgb, face.box_xyxy, margin=config.margin, size_px=config.size_px)
+    box = None if face is None else face.box_xyxy
+    crop = crop_frame(rgb, box, kind=config.crop, margin=config.margin, size_px=config.size_px)
+    return np.zeros((config.size_px, config.size_px, 3), dtype=np.uint8) if crop is None else crop
 
 
 def _crop_panel(crops: NpyWriter, *, path: Path, boxes_xyxy: NDArray[np.float32], config: PrepareConfig) -> None:

@@ -77,7 +77,8 @@ def detect_layout(root: Path) -> Layout:
         return "imotions"
     if any(is_ravdess(path) for path in files):
         return "ravdess"
-    found = f"its {len(files)} media files have other names" if files else "it holds no media files"
+    names = "its media file has another name" if len(files) == 1 else f"its {len(files)} media files have other names"
+    found = names if files else "it holds no media files"
     raise UserError(
         f"No recordings of a study in {root}: {found}. {LOOKED_FOR}. "
         "Rename the files, or list them in a recordings.csv (columns media, participant) beside a study.yaml."

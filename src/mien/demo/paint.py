@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,23 +45,26 @@ def outline(person: Person, grid: Grid) -> Plane:
 
 def head_radius(person: Person, grid: Grid) -> Plane:
     """1 on the head's outline, 0 in its middle: a superellipse whose lower half narrows to the jaw."""
-    taper = 1 - person.jaw * np.clip(grid.y + 0.1, 0, 1.3) ** 1.6
+    taper = 1 - person.jaw * np.clip(grid.y[:, :1] + 0.1, 0, 1.3) ** 1.6
     power = 2.25
     across = np.abs(grid.x) / (person.head_aspect * taper)
-    radius = (across**power + np.abs(grid.y) ** power) ** (1 / power)
+    down = np.abs(grid.y[:, :1]) ** power
+    radius = cv2.pow(cv2.pow(across.astype(np.float32), power) + down, 1 / power)
     return np.asarray(radius, dtype=np.float32)
 
 
 def tinted(colour: Colour, person: Person, light: Plane) -> Plane:
     """A colour under the person's lamp: RGB, (H, W, 3). Shadows keep some warmth, as they do on skin."""
     base = np.array(colour, np.float32) * np.array(person.light_rgb, np.float32) * person.brightness
-    shade = np.clip(light, 0.02, 1)[..., None] ** np.array([0.88, 1.0, 1.06], np.float32)
-    return np.asarray(base * shade * np.maximum(light, 1)[..., None], dtype=np.float32)
+    shade = np.clip(light, 0.02, 1).astype(np.float32)
+    shades = np.stack([cv2.pow(shade, 0.88), shade, cv2.pow(shade, 1.06)], axis=-1)
+    return np.asarray(base * shades * np.maximum(light, 1)[..., None], dtype=np.float32)
 
 
 def blob(grid: Grid, x: float, y: float, half_width: float, half_height: float) -> Plane:
     """A soft spot: 1 in its middle, 1/e at its half width and half height (head units), (H, W)."""
-    return np.exp(-(((grid.x - x) / half_width) ** 2) - ((grid.y - y) / half_height) ** 2).astype(np.float32)
+    across = np.exp(-(((grid.x[0] - x) / half_width) ** 2))
+    return np.outer(np.exp(-(((grid.y[:, 0] - y) / half_height) ** 2)), across).astype(np.float32)
 
 
 def edge(inside: Plane, scale: float) -> Plane:

@@ -12,7 +12,8 @@ from mien.core.errors import UserError
 from mien.core.progress import progress, say
 from mien.core.storage import atomic_directory, read_json
 from mien.crossval.compare import plan_comparison, run_comparison
-from mien.data.prepare import PrepareConfig, prepare
+from mien.data.prepare import prepare
+from mien.data.settings import PrepareConfig
 from mien.demo.study import write_demo_study
 from mien.predict.predictor import predict_files
 from mien.training.config import TrainConfig

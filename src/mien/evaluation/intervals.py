@@ -47,8 +47,8 @@ def participant_interval(
     1.5 times the plain one at K = 5).
 
     Scores live within `bounds`, and so does their true mean: an end that falls outside is moved to the bound, which
-    can't cost coverage. Near a bound the t-interval is still too optimistic (at a mean of .94 a nominal 95 % interval
-    covers .84-.92 in simulation).
+    can't cost coverage. Near a bound the t-interval of a fixed model is too optimistic (at a mean of .94 it covers
+    .84-.92 instead of .95 in simulation).
 
     Equal scores have no spread to estimate an interval from. Where all P are at a bound, the exact binomial one is
     used: the mean is at least the share of people at the upper bound, and P of P such people say that this share is

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.core.errors import UserError, unknown_name
-from mien.core.types import Face, FaceChoice
+from mien.core.types import CropKind, Face, FaceChoice
 
 MIN_AREA_RATIO = 0.25
 """Faces below this share of the largest one's area are posters and passers-by, not partners of an interview."""
@@ -41,6 +41,26 @@ def choose_face(faces: Sequence[Face], *, choice: FaceChoice = "main") -> Face |
 def _area(face: Face) -> float:
     x0, y0, x1, y1 = (float(value) for value in face.box_xyxy)
     return max(0.0, x1 - x0) * max(0.0, y1 - y0)
+
+
+def crop_frame(
+    rgb: NDArray[np.uint8], box_xyxy: NDArray[np.floating] | None, *, kind: CropKind, margin: float, size_px: int
+) -> NDArray[np.uint8] | None:
+    """Cut out of a frame what a dataset keeps of it; `prepare` and `predict` both call this, so their crops agree.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        box_xyxy: (4,) px: the face of this frame, or the panel of the recording; None where there is none.
+        kind: `face` and `panel` cut around the box, `none` keeps the whole picture.
+        margin: Side of the square over the box's longer side.
+        size_px: Side of the result.
+
+    Returns:
+        (size_px, size_px, 3) uint8; None where there is no box to cut around.
+    """
+    if kind == "none":
+        return crop_whole(rgb, size_px=size_px)
+    return None if box_xyxy is None else crop_square(rgb, box_xyxy, margin=margin, size_px=size_px)
 
 
 def crop_square(

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from mien.core.errors import UserError, WeightsError
 from mien.core.storage import read_json
 from mien.core.weights import WEIGHTS_VARIABLE, find_folder, weights_directory
-from mien.models.classifier import HALF, IMAGENET_MEAN, IMAGENET_STD, RANDOM_INIT
+from mien.models.classifier import HALF, IMAGENET_MEAN, IMAGENET_STD, RANDOM_INIT, Triple
 
 Architecture = Literal["resnet50", "vit_base"]
-Triple = tuple[float, float, float]
 FAMILY = {"resnet50": "resnet", "vit_base": "vit"}
 WEIGHTS_FILE = "model.safetensors"
 TINY: dict[str, dict[str, Any]] = {
@@ -115,7 +114,7 @@ def random_encoder(architecture: Architecture, *, tiny: bool = False) -> Pretrai
 
 
 def find_weights(wanted: Pretrained, *, backbone: str | None = None) -> Path:
-    """Return the local folder of a backbone: a named one, the weights directory, or the Hugging Face cache.
+    """Return the local folder of a pretrained model's backbone.
 
     Args:
         wanted: The model of the registry.
@@ -124,23 +123,40 @@ def find_weights(wanted: Pretrained, *, backbone: str | None = None) -> Path:
     Raises:
         WeightsError: Nothing complete was found; the message names the places, the command and the other option.
     """
-    if backbone is not None and Path(backbone).is_dir():
+    otherwise = f" Or go on with --random-init: the model is then called '{wanted.name} ({RANDOM_INIT})' everywhere."
+    if backbone is not None:
+        return find_folder_or_cache(backbone, otherwise=otherwise)
+    return find_folder_or_cache(wanted.hub_id, folder_name=wanted.name, otherwise=otherwise)
+
+
+def find_folder_or_cache(backbone: str, *, folder_name: str = "", otherwise: str = "") -> Path:
+    """Return the local folder of a backbone: the folder itself, one of the weights directory, or a cached one.
+
+    Args:
+        backbone: A local folder, or a Hugging Face id OWNER/NAME, looked for in the weights directory and in the
+            Hugging Face cache.
+        folder_name: Its name in the weights directory; empty for NAME.
+        otherwise: What else the user can do, a closing sentence of the message.
+
+    Raises:
+        WeightsError: Nothing complete was found; the message names the places and the command.
+    """
+    if Path(backbone).is_dir():
         return _complete(Path(backbone))
-    if backbone is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", backbone):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", backbone):
         raise WeightsError(
-            f"Backbone {backbone!r} is neither a folder on this machine nor a Hugging Face id such as {wanted.hub_id}."
+            f"Backbone {backbone!r} is neither a folder on this machine nor a Hugging Face id (OWNER/NAME)."
         )
-    hub_id = backbone or wanted.hub_id
-    folder_name = backbone.split("/")[1] if backbone else wanted.name
-    folder = find_folder(folder_name) or _cached(hub_id)
+    folder_name = folder_name or backbone.split("/")[1]
+    folder = find_folder(folder_name) or _cached(backbone)
     if folder is None:
         root = weights_directory()
         where = f"{root}/{folder_name}" if root else f"the weights directory ({WEIGHTS_VARIABLE} isn't set)"
-        command = f"hf download {hub_id} --local-dir {root or 'WEIGHTS_DIR'}/{folder_name}"
+        command = f"hf download {backbone} --local-dir {root or 'WEIGHTS_DIR'}/{folder_name}"
         raise WeightsError(
-            f"No weights for {wanted.name}: looked in {where} and for {hub_id} in the Hugging Face cache. On a "
-            f"connected machine run `{command}`, bring the folder here and name WEIGHTS_DIR with --weights-dir; or "
-            f"go on with --random-init, and the model is called '{wanted.name} ({RANDOM_INIT})' everywhere."
+            f"No weights for {backbone} on this machine: looked in {where} and in the Hugging Face cache. On a "
+            f"connected machine run `{command}`, bring the folder here and name its parent with --weights-dir or "
+            f"{WEIGHTS_VARIABLE}.{otherwise}"
         )
     return _complete(folder)
 
@@ -196,7 +212,8 @@ def load_encoder(folder: Path, *, family: str, image_size: int) -> PretrainedEnc
     _, model_class, options = _model_class(family)
     options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, **options}
     try:
-        with quiet_transformers():
+        # Weights are read even where a caller's `torch.device("meta")` only asks whether they can be.
+        with quiet_transformers(), torch.device("cpu"):
             model, report = model_class.from_pretrained(folder, dtype=torch.float32, **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{folder} can't be loaded as a {family}: {error} Fetch it again.") from error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mien.core.errors import UserError
+
+Triple = tuple[float, float, float]
 
 RANDOM_INIT = "random init"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,12 +44,24 @@ class Classifier(nn.Module):
     Attributes:
         encoder: Normalised pixels (N, 3, S, S) float32 to features (N, D).
         head: Features (N, D), with the personal baseline subtracted where there is one, to logits (N, num_outputs).
+        pixel_mean: (3,) mean that is subtracted from RGB in 0..1.
+        pixel_std: (3,) standard deviation that it is divided by.
     """
 
-    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, head: nn.Module, *, pixel_mean: Triple = HALF, pixel_std: Triple = HALF
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.pixel_mean = pixel_mean
+        self.pixel_std = pixel_std
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Turn RGB (N, 3, S, S), uint8 or float in 0..1, into what the encoder takes."""
+        scaled = pixels.to(torch.float32) / 255.0 if pixels.dtype == torch.uint8 else pixels
+        mean, std = (scaled.new_tensor(triple).view(3, 1, 1) for triple in (self.pixel_mean, self.pixel_std))
+        return (scaled - mean) / std
 
     def forward(self, pixels: Tensor, *, groups: Tensor | None = None) -> Tensor:
         """Return logits (N, num_outputs).
@@ -64,26 +78,23 @@ class Classifier(nn.Module):
         return logits
 
 
-class StagedEncoder(Protocol):
-    """An encoder that can be unfrozen from its last stage to its first, and can trade time for memory."""
-
-    def stages(self) -> list[nn.Module]:
-        """Return the stages from the pixels to the features; together they hold every parameter."""
+@runtime_checkable
+class Recomputing(Protocol):
+    """An encoder that can recompute activations in the backward pass, which trades time for memory."""
 
     def enable_gradient_checkpointing(self) -> bool:
-        """Recompute activations in the backward pass; False where the architecture can't."""
+        """Switch it on; False where the architecture can't after all."""
+        ...
 
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A network ready to be trained, with what its pixels have to look like and where its weights come from.
+    """A network ready to be trained, with where its weights come from.
 
     Attributes:
         name: Name in the registry.
         classifier: The network.
         image_size: Side S of the pictures, px.
-        pixel_mean: (3,) mean that is subtracted from RGB in 0..1.
-        pixel_std: (3,) standard deviation that it is divided by.
         feature_dim: D, length of the encoder's features.
         pretrained: Whether it trains in two phases.
         weights_note: `from scratch`, `pretrained` or `random init`.
@@ -94,13 +105,21 @@ class BuiltModel:
     name: str
     classifier: Classifier
     image_size: int
-    pixel_mean: tuple[float, float, float]
-    pixel_std: tuple[float, float, float]
     feature_dim: int
     pretrained: bool
     weights_note: str
     licence: str
     source: str
+
+    @property
+    def pixel_mean(self) -> Triple:
+        """Mean (3,) that is subtracted from RGB in 0..1."""
+        return self.classifier.pixel_mean
+
+    @property
+    def pixel_std(self) -> Triple:
+        """Standard deviation (3,) that it is divided by."""
+        return self.classifier.pixel_std
 
     @property
     def display_name(self) -> str:
@@ -162,8 +181,6 @@ def from_scratch(name: str, *, classifier: Classifier, options: BuildOptions, fe
         name=name,
         classifier=classifier,
         image_size=options.image_size,
-        pixel_mean=HALF,
-        pixel_std=HALF,
         feature_dim=feature_dim,
         pretrained=False,
         weights_note="from scratch",

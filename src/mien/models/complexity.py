@@ -18,14 +18,14 @@ COPIES_TRAINABLE = 4
 
 
 class Complexity(TypedDict):
-    """Costs of one network; MB are 2**20 bytes, in float32."""
+    """Costs of one network: MB are 2**20 bytes, in float32; `memory_mb` of a training step, `flops` per picture."""
 
     parameters: int
     trainable_parameters: int
     frozen_parameters: int
     size_mb: float
-    training_memory_mb: float
-    flops_per_picture: int
+    memory_mb: float
+    flops: int
 
 
 def complexity(classifier: Classifier, *, image_size: int, batch_size: int) -> Complexity:
@@ -54,8 +54,8 @@ def complexity(classifier: Classifier, *, image_size: int, batch_size: int) -> C
         trainable_parameters=trainable,
         frozen_parameters=total - trainable,
         size_mb=round(weights / BYTES_PER_MB, 3),
-        training_memory_mb=round(training / BYTES_PER_MB, 1),
-        flops_per_picture=_flops(hollow, pixels),
+        memory_mb=round(training / BYTES_PER_MB, 1),
+        flops=_flops(hollow, pixels),
     )
 
 

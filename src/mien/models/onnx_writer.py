@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +153,15 @@ def write_linear_head(
     checker.check_model(model)
     with atomic_path(path) as temporary:
         save(model, str(temporary))
+
+
+def count_parameters(path: Path) -> int:
+    """Return how many numbers an ONNX file's initialisers hold, running statistics of batch norm counted too.
+
+    Integer tables (int64, int32) are shapes and indices and don't count; int8 weights do.
+    """
+    from onnx import TensorProto, load
+
+    shapes_only = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
+    graph = load(str(path), load_external_data=False).graph
+    return sum(math.prod(t.dims) for t in graph.initializer if t.data_type not in shapes_only)

@@ -100,10 +100,8 @@ def build(wanted: Pretrained, options: BuildOptions) -> BuiltModel:
     head = make_head(encoder.feature_dim, width=wanted.head_width, num_outputs=options.num_outputs)
     return BuiltModel(
         name=wanted.name,
-        classifier=Classifier(encoder, head),
+        classifier=Classifier(encoder, head, pixel_mean=mean, pixel_std=std),
         image_size=options.image_size,
-        pixel_mean=mean,
-        pixel_std=std,
         feature_dim=encoder.feature_dim,
         pretrained=True,
         weights_note=facts["weights"],

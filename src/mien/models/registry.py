@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mien.core.errors import UserError, WeightsError, unknown_name
+from mien.core.weights import weights_directory
 from mien.models import backbones, improved_cnn, pretrained, vit_scratch
 from mien.models.classifier import BuildOptions, BuiltModel, ModelEntry
 
@@ -115,4 +116,5 @@ def _weights_state(name: str) -> str:
     try:
         return f"found: {backbones.find_weights(wanted)}"
     except WeightsError:
-        return f"missing: run hf download {wanted.hub_id} --local-dir WEIGHTS_DIR/{wanted.name}"
+        root = weights_directory() or "WEIGHTS_DIR"
+        return f"missing: run hf download {wanted.hub_id} --local-dir {root}/{wanted.name}"

@@ -147,7 +147,7 @@ def sample_crops(video: Path, *, sampling: Sampling, detector: FaceDetector) -> 
     for frame in sample_frames(video, fps=sampling.fps):
         face = choose_face(detector.detect(frame.rgb), choice=sampling.face) if panel is None else None
         box = panel if panel is not None else None if face is None else face.box_xyxy
-        crop = crop_frame(frame.rgb, box, kind=sampling.crop, margin=sampling.margin or 1.0, size_px=sampling.size_px)
+        crop = crop_frame(frame.rgb, box, kind=sampling.crop, margin=sampling.margin, size_px=sampling.size_px)
         yield SampledCrop(pts_s=frame.pts_s, crop=crop, face_found=face is not None or panel is not None)
 
 

@@ -94,14 +94,14 @@ def strip_chart(rows: Sequence[StripRow], *, name: str, width_px: float, title: 
 
 
 def learning_curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], *, name: str, title: str) -> str:
-    """Draw training and validation loss of every fold over all epochs; a ring marks the epoch that was kept.
+    """Draw training and validation loss of every fold over all epochs; a dot marks the epoch that was kept.
 
     Args:
         histories: Per fold its epochs in order, each with `train_loss`, `validation_loss` and `phase`.
         name: Prefix of the ids in the SVG; unique on the page.
         title: What a screen reader says.
     """
-    figure, axes = _figure(400, 250, left=44, right=10, top=8, bottom=40)
+    figure, axes = _figure(330, 230, left=46, right=10, top=8, bottom=42)
     starts: set[int] = set()
     for _, history in sorted(histories.items()):
         epochs = np.arange(1, len(history) + 1)
@@ -112,7 +112,7 @@ def learning_curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], *, nam
         kept = best_epoch(history)
         if kept is not None:
             loss = _number(history[kept].get("validation_loss"))
-            axes.plot([kept + 1], [loss], marker="o", markersize=6, color=SERIES_B, markerfacecolor="none", zorder=4)
+            axes.plot([kept + 1], [loss], marker="o", markersize=7, color=SERIES_B, zorder=4)
         phases = [epoch.get("phase") for epoch in history]
         starts |= {index for index in range(1, len(phases)) if phases[index] != phases[index - 1]}
     for start in starts:

@@ -71,15 +71,15 @@ class PersonalBaseline:
         values = np.asarray(features, np.float64)
         if self.kind == "none" or len(values) == 0:
             return values
-        seen = ~np.isnan(values).any(axis=1)
+        seen = np.asarray(~np.isnan(values).any(axis=1))
         if not seen.any():
             return values
         if self.kind == "running":
             filled = np.where(seen[:, None], values, 0.0)
             counts = np.maximum(np.cumsum(seen), 1)[:, None]
-            return values - np.cumsum(filled, axis=0) / counts
+            return np.asarray(values - np.cumsum(filled, axis=0) / counts)
         chosen = seen
         if self.kind == "first":
             first_s = float(pts_s[seen][0])
             chosen = seen & (np.asarray(pts_s) < first_s + self.seconds)
-        return values - values[chosen].mean(axis=0)
+        return np.asarray(values - values[chosen].mean(axis=0))

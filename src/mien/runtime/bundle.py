@@ -33,7 +33,7 @@ class Sampling:
         crop: What is cut out of a frame.
         face: Which face counts where there are several.
         size_px: Side of the crops.
-        margin: Side of a face crop as a multiple of the face box; None where the picture is taken as it is.
+        margin: Side of the crops as a multiple of the box that they are cut around.
         detector: Name of the face detector.
     """
 
@@ -41,7 +41,7 @@ class Sampling:
     crop: CropKind
     face: FaceChoice
     size_px: int
-    margin: float | None
+    margin: float
     detector: str
 
 
@@ -133,6 +133,11 @@ class Bundle:
         return Bundle(path, spec=spec, encoder=encoder, head=OnnxHead(path / "head.onnx"))
 
     @property
+    def view_margin(self) -> float | None:
+        """What `view_crops` needs: None where a crop is looked at as a whole."""
+        return self.spec.sampling.margin if self.spec.sampling.crop == "face" else None
+
+    @property
     def detector_weights(self) -> Path | None:
         """The face detector's own ONNX, where the bundle carries one."""
         path = self.path / "face_detector.onnx"
@@ -141,7 +146,7 @@ class Bundle:
     def features(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn crops with margin (N, S, S, 3) into features (N, D), before the personal baseline."""
         spec = self.encoder.spec
-        pixels = view_crops(crops, margin=self.spec.sampling.margin, crop=spec.crop, size_px=spec.size_px)
+        pixels = view_crops(crops, margin=self.view_margin, crop=spec.crop, size_px=spec.size_px)
         return self.encoder.encode(pixels)
 
     def logits(self, features: NDArray[np.floating], *, pts_s: NDArray[np.floating]) -> NDArray[np.float64]:

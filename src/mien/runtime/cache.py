@@ -87,8 +87,7 @@ def _write_npy(path: Path, write: Callable[[Path], None]) -> None:
 
 def _load(path: Path) -> NDArray:  # type: ignore[type-arg]
     # A memory map can't be empty; an empty recording is read as it is.
-    mode = "r" if path.stat().st_size > 256 else None
     try:
-        return np.load(path, mmap_mode=mode)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
     except ValueError:
         return np.load(path)  # type: ignore[no-any-return]

@@ -113,8 +113,8 @@ def view_crops(crops: NDArray[np.uint8], *, margin: float | None, crop: float, s
 def normalise_pixels(pixels: NDArray[np.uint8], spec: EncoderSpec) -> NDArray[np.float32]:
     """Turn RGB pixels (N, S, S, 3) into the float32 input tensor that `spec` describes."""
     ordered = pixels if spec.channels == "RGB" else pixels[..., ::-1]
-    scaled = ordered.astype(np.float32) * np.float32(spec.scale)
-    scaled = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
+    scaled = np.asarray((ordered.astype(np.float32) * np.float32(spec.scale) - mean) / std, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if spec.layout == "NCHW" else scaled)
 
 

@@ -125,7 +125,7 @@ def _write_model(
             crop=dataset.crop,
             face=dataset.face,
             size_px=dataset.size_px,
-            margin=dataset.margin,
+            margin=float(dataset.info["config"]["margin"]),
             detector=dataset.detector,
         ),
         encoder=encoder,

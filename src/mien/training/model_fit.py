@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from mien.core.errors import RefusedError, UserError
+from mien.core.errors import RefusedError, UserError, WeightsError
 from mien.core.labels import LabelScheme
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
@@ -30,11 +30,9 @@ from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.cache import cached_features, cached_pixels
 from mien.runtime.encoders import Encoder, OnnxEncoder, find_encoder
 from mien.training.fit import FitResult, fit_network, predict_features
-from mien.training.loaders import FrameSet
+from mien.training.loaders import UNLABELLED, FrameSet
 from mien.training.probe import Probe, fit_probe
 from mien.training.settings import FitSettings
-
-UNLABELLED = -1
 
 
 class FittedModel(Protocol):
@@ -202,11 +200,10 @@ def check_model(choice: ModelChoice, *, settings: FitSettings) -> None:
         open_encoder(choice)
         return
     if choice.backbone is not None and choice.backbone.endswith(".onnx"):
-        raise UserError(
-            f"{choice.text}: a network is trained from PyTorch weights; an ONNX file serves linear_probe only."
-        )
+        raise UserError(f"{choice.text}: a network needs PyTorch weights; an ONNX file serves linear_probe only.")
     config = settings.for_model(choice.name)
     with torch.device("meta"):
+        # Weights are looked up and read, but no memory is given to the rest.
         build_model(
             choice.name,
             num_outputs=1,
@@ -242,7 +239,13 @@ def open_encoder(choice: ModelChoice) -> Encoder:
     """
     assert choice.backbone is not None
     encoder = find_encoder(choice.backbone)
-    return HubEncoder.open(choice.backbone) if encoder is None else encoder
+    if encoder is not None:
+        return encoder
+    try:
+        return HubEncoder.open(choice.backbone)
+    except WeightsError as error:
+        known = "A backbone is hog, a path to model.onnx, a folder of the weights directory that holds an ONNX, or a"
+        raise WeightsError(f"{choice.text}: {error} {known} Hugging Face folder or id.") from error
 
 
 def frozen_parameters(encoder: Encoder) -> int:
@@ -333,15 +336,15 @@ def _fit_network(
     )
     facts = network_facts(built, config_json=settings.to_json()["training"], batch_size=config.batch_size or 32)
 
-    def labelled(participants: Sequence[str]) -> FrameSet:
+    def frames_of(participants: Sequence[str]) -> FrameSet:
+        # Frames without a label are among them: the personal baseline must not depend on labels.
         frames = material.frames_of(participants)
-        kept = frames[frames["target"] != UNLABELLED].reset_index(drop=True)
-        return make_frame_set(material, kept, size_px=built.image_size, crop=config.crop)
+        return make_frame_set(material, frames, size_px=built.image_size, crop=config.crop)
 
     result = fit_network(
         built,
-        train=labelled(train),
-        validation=labelled(validation),
+        train=frames_of(train),
+        validation=frames_of(validation),
         scheme=scheme,
         config=config,
         baseline="recording" if choice.baseline.kind == "recording" else "none",

@@ -1,0 +1,116 @@
+"""The verbs of the command line as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mien.data.dataset import Dataset
+    from mien.runtime.bundle import Bundle
+
+PathLike = str | Path
+
+
+class Model:
+    """A bundle, opened.
+
+    Attributes:
+        bundle: The bundle; `bundle.spec` says what it is and expects.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def predict(self, video: PathLike) -> pd.DataFrame:
+        """Return the timeline of a video: start_s, end_s, prob_*, logit_*, face_found (see `mien predict`)."""
+        from mien.predict.predictor import predict_timeline
+
+        return predict_timeline(self.bundle, Path(video))
+
+
+def prepare(study: PathLike, *, out: PathLike, **settings: Any) -> Dataset:
+    """Turn a study into a dataset; settings are the fields of `mien.data.settings.PrepareConfig`."""
+    from mien.core.config import build_config
+    from mien.data.prepare import prepare as prepare_dataset
+    from mien.data.settings import PrepareConfig
+
+    return prepare_dataset(Path(study), out=Path(out), config=build_config(PrepareConfig, settings, where="prepare"))
+
+
+def frames(
+    videos: Sequence[PathLike], *, out: PathLike, every: int | None = 30, fps: float | None = None, size_px: int = 224
+) -> list[Path]:
+    """Save frames of videos as JPGs and return their paths; `fps` replaces `every`."""
+    from mien.media.frames import extract_frames
+
+    chosen = None if fps else every
+    return extract_frames([Path(video) for video in videos], Path(out), every=chosen, fps=fps, size_px=size_px)
+
+
+def compare(
+    dataset: PathLike,
+    *,
+    target: str,
+    models: str | Sequence[str],
+    out: PathLike,
+    folds: int | Literal["loo"] = 5,
+    epochs: int | None = None,
+    seed: int = 0,
+    config: PathLike | None = None,
+    baseline: str = "none",
+    random_init: bool = False,
+) -> dict[str, Any]:
+    """Compare models under participant-wise cross-validation and return what `comparison.json` holds."""
+    from mien.core.storage import read_json
+    from mien.crossval.compare import plan_comparison, run_comparison
+    from mien.training.settings import load_settings
+
+    settings = load_settings(Path(config) if config else None, epochs=epochs, random_init=random_init)
+    plan = plan_comparison(
+        Path(dataset),
+        target=target,
+        models=models,
+        out=Path(out),
+        folds=folds,
+        seed=seed,
+        baseline=baseline,
+        settings=settings,
+    )
+    run_comparison(plan)
+    result: dict[str, Any] = read_json(Path(out) / "comparison.json")
+    return result
+
+
+def train(
+    dataset: PathLike,
+    *,
+    target: str,
+    model: str,
+    out: PathLike,
+    epochs: int | None = None,
+    seed: int = 0,
+    config: PathLike | None = None,
+    baseline: str = "none",
+    random_init: bool = False,
+) -> Model:
+    """Train the final model, write its bundle and return it."""
+    from mien.training.final import plan_training, train_bundle
+    from mien.training.settings import load_settings
+
+    settings = load_settings(Path(config) if config else None, epochs=epochs, random_init=random_init)
+    plan = plan_training(
+        Path(dataset), target=target, model=model, out=Path(out), seed=seed, baseline=baseline, settings=settings
+    )
+    train_bundle(plan)
+    return load(out)
+
+
+def load(bundle: PathLike) -> Model:
+    """Open a bundle."""
+    from mien.runtime.bundle import Bundle
+
+    return Model(Bundle.open(Path(bundle)))

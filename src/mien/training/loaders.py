@@ -1,0 +1,198 @@
+"""Frames, how they are weighted, and the batches that they are trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mien.core.errors import UserError
+from mien.core.labels import LabelScheme
+
+NetworkBaseline = Literal["none", "recording"]
+UNLABELLED = -1
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """Frames of some participants, all with a crop; pixels are loaded batch by batch.
+
+    Attributes:
+        load: Gives the pixels (n, S, S, 3) uint8 RGB of rows (n,), already cut and resized.
+        targets: (N,) class codes; -1 where a frame has no label. Such frames teach nothing, but count for the
+            personal baseline, which must not depend on labels.
+        recordings: (N,) number of the recording.
+        participants: (N,) number of the participant.
+        ids: (N,) names of the frames.
+    """
+
+    load: Callable[[Rows], NDArray[np.uint8]]
+    targets: Rows
+    recordings: Rows
+    participants: Rows
+    ids: NDArray[np.object_]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.targets), len(self.recordings), len(self.participants), len(self.ids)}
+        assert len(lengths) == 1, f"columns of different lengths: {sorted(lengths)}"
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def labelled(self) -> Rows:
+        """Rows that have a label."""
+        return np.flatnonzero(self.targets != UNLABELLED)
+
+    def subset(self, rows: Rows) -> FrameSet:
+        """Return the frame set of some rows."""
+        return FrameSet(
+            load=lambda wanted: self.load(rows[wanted]),
+            targets=self.targets[rows],
+            recordings=self.recordings[rows],
+            participants=self.participants[rows],
+            ids=self.ids[rows],
+        )
+
+
+class Batch(TypedDict):
+    """What one training step sees.
+
+    `inputs` are pixels (n, 3, S, S) uint8, or features (n, D) float32 where the backbone is frozen.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor
+    recordings: Tensor
+    rows: Tensor
+
+
+def participant_weights(participants: Rows, *, targets: Rows) -> NDArray[np.float32]:
+    """Return weights (N,) under which every participant counts the same; mean 1 over labelled frames, 0 elsewhere.
+
+    >>> participant_weights(np.array([0, 0, 0, 1]), targets=np.array([1, 0, 0, 1])).tolist()
+    [0.6666666865348816, 0.6666666865348816, 0.6666666865348816, 2.0]
+    """
+    weights = np.zeros(len(participants), np.float32)
+    labelled = targets != UNLABELLED
+    people, where, counts = np.unique(participants[labelled], return_inverse=True, return_counts=True)
+    weights[labelled] = labelled.sum() / (len(people) * counts[where])
+    return weights
+
+
+def class_weights(train: FrameSet, *, scheme: LabelScheme) -> NDArray[np.float32]:
+    """Return weights (K,) under which every class counts the same, from training frames only.
+
+    Classes are counted in participant-weighted frames, so that one long recording doesn't decide what is rare. For a
+    binary target the ratio of the two weights is what PyTorch calls `pos_weight`.
+
+    Raises:
+        UserError: The training frames show fewer than two classes.
+    """
+    weights = participant_weights(train.participants, targets=train.targets)
+    rows = train.labelled
+    mass = np.bincount(train.targets[rows], weights=weights[rows], minlength=len(scheme.classes))
+    present = np.flatnonzero(mass)
+    if len(present) < 2:
+        seen = ", ".join(repr(scheme.classes[code]) for code in present) or "none"
+        raise UserError(
+            f"The training frames show one class of {scheme.target!r} only ({seen}); a model needs two. Use more "
+            "participants, another target, or fewer folds."
+        )
+    result = np.ones(len(mass), np.float32)
+    result[present] = mass.sum() / (len(present) * mass[present])
+    return result
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """All rows once per epoch, in another order each time."""
+
+    def __init__(self, rows: Rows, *, batch_size: int, seed: int) -> None:
+        self.rows = rows
+        self.batch_size = batch_size
+        self.generator = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.generator.permutation(self.rows)
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size].tolist()
+
+
+class RecordingBatches(Sampler[list[int]]):
+    """Batches of a few recordings with several frames each, so that a batch holds the baseline of its people.
+
+    Every epoch cuts each recording's frames, in a random order, into groups of about `frames_per_recording`, and
+    deals the groups out to batches: each frame once per epoch. Frames without a label are dealt too; recordings
+    without any label aren't.
+    """
+
+    def __init__(self, frames: FrameSet, *, batch_size: int, frames_per_recording: int, seed: int) -> None:
+        with_labels = np.unique(frames.recordings[frames.labelled])
+        self.members = [np.flatnonzero(frames.recordings == recording) for recording in with_labels]
+        self.groups = [max(1, round(len(rows) / frames_per_recording)) for rows in self.members]
+        self.groups_per_batch = max(1, round(batch_size / frames_per_recording))
+        self.generator = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return -(-sum(self.groups) // self.groups_per_batch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        dealt = [
+            group
+            for rows, num_groups in zip(self.members, self.groups, strict=True)
+            for group in np.array_split(self.generator.permutation(rows), num_groups)
+        ]
+        order = self.generator.permutation(len(dealt))
+        for start in range(0, len(order), self.groups_per_batch):
+            yield np.concatenate([dealt[index] for index in order[start : start + self.groups_per_batch]]).tolist()
+
+
+class FrameBatches(Dataset[Batch]):
+    """Reads a whole batch at once; an index is the list of its rows."""
+
+    def __init__(self, frames: FrameSet, *, inputs: Callable[[Rows], Tensor]) -> None:
+        self.frames = frames
+        self.inputs = inputs
+        self.weights = participant_weights(frames.participants, targets=frames.targets)
+
+    def __getitem__(self, rows: Any) -> Batch:
+        index = np.asarray(rows, np.int64)
+        return Batch(
+            inputs=self.inputs(index),
+            targets=torch.from_numpy(self.frames.targets[index]),
+            weights=torch.from_numpy(self.weights[index]),
+            recordings=torch.from_numpy(self.frames.recordings[index]),
+            rows=torch.from_numpy(index),
+        )
+
+
+def read_pixels(frames: FrameSet, rows: Rows) -> Tensor:
+    """Return pixels (n, 3, S, S) uint8 of rows, in the channels-last layout in which they lie in memory."""
+    pixels = np.ascontiguousarray(frames.load(rows))
+    assert pixels.dtype == np.uint8 and pixels.shape == (len(rows), pixels.shape[1], pixels.shape[1], 3), pixels.shape
+    if not pixels.flags.writeable:
+        # Pixels may be mapped from a file; torch warns about tensors that it could write to but mustn't.
+        pixels = pixels.copy()
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def make_loader(batches: FrameBatches, *, sampler: Sampler[list[int]], num_workers: int) -> DataLoader[Batch]:
+    """Return the loader of one phase; the order of batches depends on the sampler only, not on the workers."""
+    return DataLoader(
+        batches,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
