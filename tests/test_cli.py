@@ -81,7 +81,7 @@ def test_wrong_input_is_one_line_and_status_2(arguments, words, tmp_path, monkey
     assert result.exit_code == 2
     assert words in result.stderr
     assert "Traceback" not in result.stderr
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.rglob("*")} <= {"f", "failures.csv"}
 
 
 def test_a_folder_without_recordings(tmp_path):

@@ -24,6 +24,15 @@ from mien.models.vit_scratch import VisionTransformer
 NETWORKS = [name for name, entry in MODELS.items() if entry.build is not None]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # Networks this small gain nothing from threads, and lose much where other processes want the cores.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch, tmp_path):
     monkeypatch.delenv("MIEN_WEIGHTS", raising=False)
@@ -138,6 +147,18 @@ def test_weights_are_found_by_name_in_the_weights_directory(monkeypatch, tmp_pat
     assert built.source == "random vit_base, seed 0"
     rows = {row["name"]: row["weights"] for row in describe_models()}
     assert rows["vit_pretrained"] == f"found: {tmp_path / 'vit_pretrained'}"
+
+
+def test_weights_are_found_in_the_hugging_face_cache(tmp_path, monkeypatch):
+    repository = tmp_path / "models--lab--faces"
+    write_random_backbone(repository / "snapshots" / "c0ffee", architecture="vit_base", tiny=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee", encoding="utf-8")
+    with pytest.raises(WeightsError, match="hf download lab/faces"):
+        build_model("vit_pretrained", num_outputs=1, image_size=32, backbone="lab/faces")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    built = build_model("vit_pretrained", num_outputs=1, image_size=32, backbone="lab/faces")
+    assert built.feature_dim == 32
 
 
 def test_random_weights_are_called_random(backbones):

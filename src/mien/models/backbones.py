@@ -92,7 +92,11 @@ class PretrainedEncoder(nn.Module):
         """Recompute activations in the backward pass; False for ResNet, whose BatchNorm would count twice."""
         if self.family == "resnet":
             return False
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers renamed it within version 5.
+        if hasattr(self.model, "activation_checkpointing_enable"):
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         return True
 
 

@@ -195,4 +195,6 @@ def make_loader(batches: FrameBatches, *, sampler: Sampler[list[int]], num_worke
         batch_size=None,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        # Its own generator: the loader seeds workers from it, and the global one must not depend on their number.
+        generator=torch.Generator().manual_seed(0),
     )
