@@ -156,6 +156,7 @@ class ModelEntry:
         pretrained: Whether it needs pretrained weights and trains in two phases.
         image_size: Default side of the pictures, px.
         scratch_lr: Learning rate of the one phase of a network that starts from scratch; None for the others.
+        dropout: Factor on the network's dropout rates that training uses unless told otherwise.
         build: Makes the network; None where there is none (a probe is fitted, not trained).
     """
 
@@ -167,6 +168,20 @@ class ModelEntry:
     image_size: int
     scratch_lr: float | None
     build: Callable[[BuildOptions], BuiltModel] | None
+    dropout: float = 1.0
+
+
+def scale_dropout(network: nn.Module, *, factor: float) -> None:
+    """Multiply all dropout rates of a network.
+
+    >>> network = nn.Sequential(nn.Dropout(0.5), nn.Dropout2d(0.4))
+    >>> scale_dropout(network, factor=0.5)
+    >>> [layer.p for layer in network]
+    [0.25, 0.2]
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p *= factor
 
 
 def from_scratch(name: str, *, classifier: Classifier, options: BuildOptions, feature_dim: int) -> BuiltModel:

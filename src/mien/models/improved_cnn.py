@@ -11,6 +11,9 @@ from mien.models.classifier import BuildOptions, BuiltModel, Classifier, ModelEn
 NAME = "improved_cnn"
 WIDTHS = (32, 64, 128)
 BLOCK_DROPOUT = (0.3, 0.4, 0.4)
+# The design's rates are for far more data. On 2,773 frames of 58 people at 64 px, balanced accuracy on the people of
+# another fold was .50 after 8 epochs with them, .80 after 3 epochs with this factor on them, and .78 after 3 without any.
+DROPOUT_FACTOR = 0.3
 GRID = 7
 FEATURE_DIM = 256
 SMALLEST_PX = 2 ** len(WIDTHS)
@@ -96,6 +99,7 @@ ENTRY = ModelEntry(
     batch_size=64,
     pretrained=False,
     image_size=224,
-    scratch_lr=1e-3,
+    scratch_lr=5e-4,
     build=build,
+    dropout=DROPOUT_FACTOR,
 )

@@ -21,11 +21,12 @@ class TrainConfig:
         head_epochs: At most so many epochs of phase 1, the head on the frozen backbone; 0 leaves phase 1 out.
         epochs: At most so many epochs of phase 2, or of the one phase of a network from scratch.
         batch_size: Pictures per batch; None for the model's own. It halves by itself when memory runs out.
-        accumulate: At most so many batches per optimiser step; fewer where an epoch would have under 16 steps.
+        accumulate: At most so many batches per optimiser step; fewer where an epoch would have under 64 steps.
         scratch_lr: Learning rate of a network from scratch; None for the model's own.
         head_lr_phase1: Learning rate of the head in phase 1.
         backbone_lr: Learning rate of the backbone in phase 2.
         head_lr: Learning rate of the head in phase 2.
+        dropout: Factor on the network's own dropout rates, 0 for none; None for the model's own factor.
         weight_decay: AdamW's weight decay; biases, norms, positions and class tokens have none.
         restart_epochs: Epochs to the first warm restart of the cosine schedule (T_0).
         restart_factor: Factor by which the time to the next restart grows (T_mult).
@@ -59,6 +60,7 @@ class TrainConfig:
     head_lr_phase1: float = 1e-3
     backbone_lr: float = 1e-5
     head_lr: float = 1e-4
+    dropout: float | None = None
     weight_decay: float = 0.01
     restart_epochs: int = 10
     restart_factor: int = 2
@@ -94,6 +96,8 @@ class TrainConfig:
         _check("hue", self.hue, low=0, high=0.5)
         for name in ("crop", "head_lr_phase1", "backbone_lr", "head_lr"):
             _check(name, getattr(self, name), low=1e-9)
+        if self.dropout is not None:
+            _check("dropout", self.dropout, low=0, high=1)
         if self.scratch_lr is not None:
             _check("scratch_lr", self.scratch_lr, low=1e-9)
 

@@ -25,7 +25,7 @@ from mien.models.classifier import BuiltModel
 from mien.models.complexity import complexity
 from mien.models.hub_encoder import HubEncoder
 from mien.models.onnx_writer import count_parameters
-from mien.models.registry import build_model
+from mien.models.registry import MODELS, build_model
 from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.cache import cached_features, cached_pixels
 from mien.runtime.encoders import Encoder, OnnxEncoder, find_encoder
@@ -334,7 +334,11 @@ def _fit_network(
         random_init=settings.random_init,
         seed=seed,
     )
-    facts = network_facts(built, config_json=settings.to_json()["training"], batch_size=config.batch_size or 32)
+    facts = network_facts(
+        built,
+        config_json=settings.to_json()["training"],
+        batch_size=config.batch_size or MODELS[choice.name].batch_size,
+    )
 
     def frames_of(participants: Sequence[str]) -> FrameSet:
         # Frames without a label are among them: the personal baseline must not depend on labels.

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
-from mien.models.classifier import BuiltModel, Recomputing
+from mien.models.classifier import BuiltModel, Recomputing, scale_dropout
 from mien.models.registry import MODELS
 from mien.training.config import TrainConfig, resolve_precision
 from mien.training.inference import frame_features, frame_logits, head_logits, personal_features
@@ -43,7 +43,7 @@ from mien.training.loaders import (
 from mien.training.reproducible import Device
 
 # Accumulating batches on little data would leave a handful of optimiser steps per epoch.
-MIN_STEPS_PER_EPOCH = 16
+MIN_STEPS_PER_EPOCH = 64
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
@@ -130,6 +130,8 @@ class PhasedFit:
         self.classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def _prepare_network(self) -> None:
+        factor = self.config.dropout
+        scale_dropout(self.classifier, factor=MODELS[self.built.name].dropout if factor is None else factor)
         if self.config.channels_last:
             self.classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.config.gradient_checkpointing:
