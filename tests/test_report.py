@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from mien.core.errors import UserError
-from mien.core.labels import LabelScheme
+from mien.core.labels import LabelScheme, annotated_by
 from mien.core.storage import read_json, write_csv, write_json, write_parquet
 from mien.core.types import Split
 from mien.evaluation.baselines import TRIVIAL_KINDS, trivial_predictions
@@ -21,7 +21,7 @@ from mien.evaluation.overfitting import overfitting
 from mien.evaluation.scores import participant_scores, summarise_model
 from mien.report import charts
 from mien.report.comparison_report import write_comparison_report
-from mien.report.wording import annotated_by, display_name, report_title, verdict_of
+from mien.report.wording import display_name, report_title, verdict_of
 
 CLASSES = ("not <b>Smile</b>", "Smile & co")
 SCHEME = LabelScheme("Smile", "binary", CLASSES, "tool:AFFDEX")

@@ -13,6 +13,7 @@ import typer
 from mien.cli.data_commands import DryRunOption, JsonOption, WeightsOption
 from mien.cli.errors import print_json, reported, use_weights_directory
 from mien.core.errors import UserError
+from mien.core.labels import annotated_by
 from mien.core.progress import say
 
 TargetOption = Annotated[str, typer.Option("--target", help="Name of the target; `mien inspect` lists them.")]
@@ -198,7 +199,8 @@ def show_scores(result: dict[str, object]) -> None:
         return f"{score['mean']:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
     metrics = ("balanced_accuracy", "f1", "auroc")
-    table = Table("model", "balanced accuracy", "F1", "AUROC", title=str(result["title"]))
+    title = f"{result['target']}, {annotated_by(str(result['label_source']))}"
+    table = Table("model", "balanced accuracy", "F1", "AUROC", title=title)
     rows = [(row["label"], row) for row in result["models"]]  # type: ignore[attr-defined]
     for name, row in [*rows, *result["baselines"].items()]:  # type: ignore[attr-defined]
         table.add_row(name, *(text(row[metric]) for metric in metrics))

@@ -53,3 +53,22 @@ class LabelScheme:
         if self.kind == "binary":
             return np.asarray(probabilities[:, 0] >= 0.5, dtype=np.int64)
         return np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def annotated_by(label_source: str | None) -> str:
+    """Say who annotated the target.
+
+    >>> annotated_by("tool:AFFDEX")
+    'as coded by AFFDEX (a tool, not a person)'
+    """
+    if label_source is None:
+        return "as annotated by a source that the run didn't record"
+    if label_source.startswith("tool:"):
+        return f"as coded by {label_source.removeprefix('tool:')} (a tool, not a person)"
+    known = {
+        "human": "as annotated by human coders",
+        "self-report": "as the participants reported it themselves",
+        "stimulus": "as the stimulus was meant, not as anybody annotated the face",
+        "synthetic": "as made by the program that built the study",
+    }
+    return known.get(label_source, f"as annotated by {label_source}")

@@ -1,19 +1,38 @@
-"""Progress: a bar on a terminal, one plain line now and then elsewhere; always on stderr, so stdout stays data."""
+"""Progress: a bar on a terminal, a plain line now and then elsewhere; always on stderr, so that stdout stays data."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-Advance = Callable[[str], None]
 PLAIN_LINE_EVERY_S = 10.0
 
 console = Console(stderr=True, highlight=False)
+
+
+class Steps(Protocol):
+    """What a long piece of work tells about itself."""
+
+    def __call__(self, item: str) -> None:
+        """Say that one step is done, and which."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say what is going on within the present step."""
+        ...
 
 
 def say(message: str) -> None:
@@ -22,25 +41,44 @@ def say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(description: str, *, total: int) -> Iterator[Advance]:
-    """Show the progress of `total` steps.
-
-    Yields:
-        A function to call after each step, with the name of what was done.
-    """
-    if console.is_terminal:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[item]}"), console=console) as bar:
-            task = bar.add_task(description, total=total, item="")
-            yield lambda item: bar.update(task, advance=1, item=item)
+def progress(description: str, *, total: int) -> Iterator[Steps]:
+    """Show the progress of `total` steps."""
+    if not console.is_terminal:
+        yield _PlainSteps(description, total=total)
         return
-    state = {"done": 0, "last": time.monotonic()}
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[item]}"), console=console) as bar:
+        yield _BarSteps(bar, task=bar.add_task(description, total=total, item=""))
 
-    def advance(item: str) -> None:
-        state["done"] += 1
-        now = time.monotonic()
-        if now - state["last"] >= PLAIN_LINE_EVERY_S or state["done"] == total:
-            state["last"] = now
-            print(f"{description}: {state['done']}/{total} {item}".rstrip(), file=sys.stderr, flush=True)
 
-    yield advance
+class _BarSteps:
+    def __init__(self, bar: Progress, *, task: object) -> None:
+        self._bar = bar
+        self._task = task
+
+    def __call__(self, item: str) -> None:
+        self._bar.update(self._task, advance=1, item=item)  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, item=text)  # type: ignore[arg-type]
+
+
+class _PlainSteps:
+    def __init__(self, description: str, *, total: int) -> None:
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._last_s = time.monotonic()
+
+    def __call__(self, item: str) -> None:
+        self._done += 1
+        self._print(item, now=self._done == self._total)
+
+    def note(self, text: str) -> None:
+        self._print(text, now=False)
+
+    def _print(self, text: str, *, now: bool) -> None:
+        if now or time.monotonic() - self._last_s >= PLAIN_LINE_EVERY_S:
+            self._last_s = time.monotonic()
+            line = f"{self._description}: {self._done}/{self._total} {text}".rstrip()
+            print(line, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -245,14 +245,14 @@ def _fit_all(comparison: Comparison) -> list[dict[str, str]]:
         for choice, split in missing:
             if choice.text not in failed:
                 try:
-                    _fit_fold(comparison, choice, split)
+                    _fit_fold(comparison, choice, split, on_epoch=advance.note)
                 except Exception as error:  # one model that fails must not lose the others
                     failed[choice.text] = _record_failure(comparison, choice, error)
             advance(f"{choice.label} fold {split.fold}")
     return list(failed.values())
 
 
-def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split) -> None:
+def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_epoch: Callable[[str], None]) -> None:
     seed = fold_seed(comparison.seed, model=choice.text, fold=split.fold)
     path = comparison.fold_path(choice, split)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,6 +265,7 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split) -> None
         validation=split.validation,
         settings=comparison.settings,
         seed=seed,
+        on_epoch=on_epoch,
     )
     rows, logits = fitted.predict(split.test)
     predictions = predictions_table(rows, logits, comparison=comparison, choice=choice, fold=split.fold)

@@ -54,7 +54,7 @@ def build_comparison(
     return {
         "verdict": None,
         "permitted_claim": None,
-        "title": f"{clips.scheme.target}, {annotated_by(clips.scheme.label_source)}",
+        "title": clips.scheme.target,
         "participants": int(table["participant_id"].nunique()),
         "label_source": clips.scheme.label_source,
         "target": clips.scheme.target,
@@ -85,23 +85,6 @@ def build_comparison(
         "versions": facts["versions"],
         "dataset": {"path": facts["dataset"], "hash": facts["dataset_hash"]},
     }
-
-
-def annotated_by(label_source: str) -> str:
-    """Return how a title names who annotated.
-
-    >>> annotated_by("tool:AFFDEX")
-    'agreement with AFFDEX'
-    """
-    if label_source.startswith("tool:"):
-        return f"agreement with {label_source.removeprefix('tool:')}"
-    names = {
-        "human": "human coders",
-        "self-report": "self-report",
-        "stimulus": "the stimulus",
-        "synthetic": "construction",
-    }
-    return f"as annotated by {names.get(label_source, label_source)}"
 
 
 def models_without_weights(choices: Sequence[ModelChoice]) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ NAME = "improved_cnn"
 WIDTHS = (32, 64, 128)
 BLOCK_DROPOUT = (0.3, 0.4, 0.4)
 # The design's rates are for far more data. On 2,773 frames of 58 people at 64 px, balanced accuracy on the people of
-# another fold was .50 after 8 epochs with them, .80 after 3 epochs with this factor on them, and .78 after 3 without any.
+# another fold was .50 after 8 epochs with them, .80 after 3 epochs with this factor, and .78 after 3 without any.
 DROPOUT_FACTOR = 0.3
 GRID = 7
 FEATURE_DIM = 256

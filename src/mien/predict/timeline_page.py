@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pandas as pd
 
+from mien.core.labels import annotated_by
 from mien.runtime.bundle import ModelSpec
 
 PAGE = """<!doctype html>
@@ -54,7 +55,7 @@ def timeline_page(timeline: pd.DataFrame, *, spec: ModelSpec, title: str) -> str
     return PAGE.format(
         title=html.escape(title),
         summary=html.escape(
-            f"{labels.target}, expression as annotated by {labels.label_source}, predicted by {spec.label} for "
+            f"{labels.target}, expression {annotated_by(labels.label_source)}, predicted by {spec.label} for "
             f"{seconds:.1f} s ({len(timeline)} frames, {int(with_face.sum())} with a face)."
         ),
         chart=_chart(timeline, spec=spec),

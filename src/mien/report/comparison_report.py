@@ -16,6 +16,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from mien.core.labels import annotated_by
 from mien.core.storage import read_json, write_text
 from mien.report import charts, wording
 from mien.report.charts import StripRow
@@ -92,7 +93,7 @@ def _context(
         "title": wording.report_title(comparison),
         "verdict": wording.verdict_of(comparison),
         "not_permitted": wording.NOT_PERMITTED,
-        "annotated_by": wording.annotated_by(comparison.get("label_source")),
+        "annotated_by": annotated_by(comparison.get("label_source")),
         "synthetic": bool(study["synthetic"]) or comparison.get("label_source") == "synthetic",
         "binary": comparison.get("kind") != "multiclass",
         "classes": comparison.get("classes") or [],

@@ -53,25 +53,6 @@ def verdict_of(comparison: Mapping[str, Any]) -> Verdict:
     return Verdict("open", "Not audited: exploratory", sentence)
 
 
-def annotated_by(label_source: str | None) -> str:
-    """Say who annotated the target.
-
-    >>> annotated_by("tool:AFFDEX")
-    'as coded by AFFDEX (a tool, not a person)'
-    """
-    if label_source is None:
-        return "as annotated by a source that the run didn't record"
-    if label_source.startswith("tool:"):
-        return f"as coded by {label_source.removeprefix('tool:')} (a tool, not a person)"
-    known = {
-        "human": "as annotated by human coders",
-        "self-report": "as the participants reported it themselves",
-        "stimulus": "as the stimulus was meant, not as anybody annotated the face",
-        "synthetic": "as drawn by the program that made the study",
-    }
-    return known.get(label_source, f"as annotated by {label_source}")
-
-
 def report_title(comparison: Mapping[str, Any]) -> str:
     """Return the title; where a tool made the labels it says that a score is agreement with that tool.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mien.core.labels import annotated_by
 from mien.runtime.bundle import ModelSpec
 
 CARD = """# {label}
 
-{target}: expression as annotated by {label_source}. An expression is not a feeling.
+{target}: expression {annotated_by}. An expression is not a feeling.
 
 | | |
 |---|---|
@@ -45,7 +46,7 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
     return CARD.format(
         label=spec.label,
         target=spec.labels.target,
-        label_source=spec.labels.label_source,
+        annotated_by=annotated_by(spec.labels.label_source),
         name=spec.name,
         classes=", ".join(spec.labels.classes),
         fps=spec.sampling.fps,
