@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from mien.annotations.imotions import read_expression_table
-from mien.annotations.tables import Problem, normalise_id, read_intervals
+from mien.annotations.tables import normalise_id, read_intervals
 from mien.core.errors import UserError
+from mien.core.types import Problem
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from mien.annotations.tables import (
-    Problem,
     RawTable,
     check_interval,
     normalise_id,
@@ -17,6 +16,7 @@ from mien.annotations.tables import (
     report_rows,
 )
 from mien.core.errors import UserError
+from mien.core.types import Problem
 
 __all__ = ["EXPRESSION_COLUMNS", "normalise_id", "read_expression_table"]
 

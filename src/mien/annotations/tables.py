@@ -16,27 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from mien.core.errors import UserError
+from mien.core.types import Problem
 
 SEPARATORS = (",", "\t", ";")
 NUM_LINES_NAMED = 5
 """Problems name so many lines of a table, then count the rest."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that was left out, why, and what the user can do: one row of `failures.csv`.
-
-    Attributes:
-        recording: The recording's id, or the name of the file where no recording is known.
-        stage: Where it was found: `find`, `annotations`, `video`, `audio`, `faces` or `process`.
-        reason: What was found.
-        advice: What the user can do about it.
-    """
-
-    recording: str
-    stage: str
-    reason: str
-    advice: str
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,23 @@ class Face:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Something that was left out, why, and what the user can do: one row of `failures.csv`.
+
+    Attributes:
+        recording: The recording's id, or the name of the file where no recording is known.
+        stage: Where it was found: `find`, `annotations`, `video`, `audio`, `faces` or `process`.
+        reason: What was found.
+        advice: What the user can do about it.
+    """
+
+    recording: str
+    stage: str
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True)
 class Split:
     """Who is trained on, validated on and tested on in one fold; three disjoint sets of participants.
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from mien.annotations.imotions import EXPRESSION_COLUMNS, read_expression_table
-from mien.annotations.tables import Problem, normalise_id, read_raw_table
-from mien.core.types import Camera, Recording
+from mien.annotations.tables import normalise_id, read_raw_table
+from mien.core.types import Camera, Problem, Recording
 from mien.data.layouts import (
     CODED_COLUMNS,
     SEGMENT_COLUMNS,

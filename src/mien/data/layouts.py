@@ -11,11 +11,11 @@ from typing import Literal
 
 import pandas as pd
 
-from mien.annotations.tables import Problem, normalise_id
+from mien.annotations.tables import normalise_id
 from mien.core.config import build_config, load_yaml_mapping
 from mien.core.errors import UserError
 from mien.core.labels import Unit
-from mien.core.types import MediaChoice, Recording
+from mien.core.types import MediaChoice, Problem, Recording
 
 Layout = Literal["imotions", "plain", "ravdess"]
 Attribute = str | float

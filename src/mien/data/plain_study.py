@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mien.annotations.tables import Problem, Row, normalise_id, read_intervals, read_number, read_raw_table
+from mien.annotations.tables import Row, normalise_id, read_intervals, read_number, read_raw_table
 from mien.core.errors import UserError
-from mien.core.types import Camera, Recording
+from mien.core.types import Camera, Problem, Recording
 from mien.data.layouts import (
     AUDIO_SUFFIXES,
     CODED_COLUMNS,

@@ -13,10 +13,10 @@ from typing import Any, Literal, overload
 
 import pandas as pd
 
-from mien.annotations.tables import Problem
 from mien.core.errors import UserError
 from mien.core.progress import progress
 from mien.core.storage import digest_of, read_json, remove_leftovers, write_csv, write_json, write_parquet
+from mien.core.types import Problem
 from mien.data.dataset import FORMAT, INFO_FILE, RECORDING_COLUMNS, Dataset
 from mien.data.estimate import Estimate, estimate_work
 from mien.data.layouts import ANNOTATION_COLUMNS

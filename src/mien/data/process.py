@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mien.annotations.tables import Problem
 from mien.core.errors import MediaError, UserError
 from mien.core.storage import atomic_directory, read_json, sha256_file, write_json
-from mien.core.types import Face, Recording
+from mien.core.types import Face, Problem, Recording
 from mien.data.arrays import NpyWriter
 from mien.data.settings import PrepareConfig
 from mien.media.audio import read_audio

@@ -11,8 +11,7 @@ import math
 import re
 from pathlib import Path
 
-from mien.annotations.tables import Problem
-from mien.core.types import Recording
+from mien.core.types import Problem, Recording
 from mien.data.layouts import (
     AUDIO_SUFFIXES,
     CODED_COLUMNS,

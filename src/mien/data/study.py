@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from mien.annotations.tables import Problem
 from mien.core.errors import UserError, unknown_name
-from mien.core.types import MediaChoice
+from mien.core.types import MediaChoice, Problem
 from mien.data.imotions_study import NAMES as IMOTIONS_NAMES
 from mien.data.imotions_study import find_imotions_study, is_imotions
 from mien.data.layouts import (

@@ -13,8 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 
-from mien.annotations.tables import Problem
 from mien.core.errors import MediaError, UserError
+from mien.core.types import Problem
 from mien.data.process import Job, prepare_recording
 from mien.media.detectors import DetectorName, FaceDetector, make_detector
 
