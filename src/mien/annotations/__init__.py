@@ -1,1 +1,1 @@
-"""Annotations: one reader per format, all giving `Annotation`s."""
+"""Annotations: one reader per format, all giving tables of intervals in seconds."""

@@ -132,6 +132,8 @@ def predict(
         print_json(results)
         return
     for item in results:
+        if "error" in item:
+            continue  # said when it happened
         say(
             f"{item['video']}: {item['frames']} frames, face found in {item['faces']}; "
             f"{item['timeline']}, {item['plot']}"

@@ -47,7 +47,9 @@ def progress(description: str, *, total: int) -> Iterator[Steps]:
         yield _PlainSteps(description, total=total)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[item]}"), console=console) as bar:
+    with Progress(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[item]}", markup=False), console=console
+    ) as bar:
         yield _BarSteps(bar, task=bar.add_task(description, total=total, item=""))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -39,23 +40,51 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory; on success it replaces `path` as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    aside = temporary.with_name(temporary.name + ".old")
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
         temporary.chmod(0o755)
-        temporary.replace(path)
+        # Two renames: a kill between them leaves the old directory hidden and whole, never half deleted.
+        if path.exists():
+            path.rename(aside)
+        temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files and directories that a killed process left in `directory`."""
-    for leftover in directory.glob(".*.*"):
+def remove_leftovers(directory: Path, *, of: str = "") -> None:
+    """Remove temporary files and directories that a killed process left in `directory`.
+
+    Args:
+        directory: Where to look.
+        of: Only those of the file or directory with this name; empty for all.
+    """
+    for leftover in directory.glob(f".{glob.escape(of)}.*" if of else ".*.*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def check_output_folder(out: Path, *, marker: str, what: str) -> None:
+    """Check that a folder can be written to: absent, empty, or what the same command wrote before.
+
+    Args:
+        out: The folder.
+        marker: The file by which it is known again.
+        what: What it would hold, such as "run".
+
+    Raises:
+        UserError: It is a file, or holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file. Give a folder.")
+    if out.is_dir() and not (out / marker).is_file():
+        # Hidden files are what a killed process, or the operating system, left there.
+        others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        if others:
+            raise UserError(f"--out {out} isn't empty and isn't a {what} (it holds {others[0]}). Give another --out.")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -40,31 +40,6 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """One annotated interval [onset_s, offset_s).
-
-    Attributes:
-        recording_id: The recording that it describes.
-        onset_s: Start, in seconds from the recording's time 0.
-        offset_s: End (not included), in seconds.
-        scheme: Name of what was annotated, such as "Smile"; it is a possible target.
-        value: The class, for schemes with several classes; None where the interval itself says "present".
-        annotator: Name of the coder or tool.
-        source: `human`, `tool:NAME`, `self-report`, `stimulus` or `synthetic`.
-        confidence: 0..1, None where unknown.
-    """
-
-    recording_id: str
-    onset_s: float
-    offset_s: float
-    scheme: str
-    value: str | None = None
-    annotator: str = ""
-    source: str = "human"
-    confidence: float | None = None
-
-
-@dataclass(frozen=True)
 class VideoInfo:
     """What a container says about its video, and what its timestamps show.
 

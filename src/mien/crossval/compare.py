@@ -22,6 +22,7 @@ from mien.core.errors import MienError, UserError
 from mien.core.progress import progress, say
 from mien.core.storage import (
     atomic_directory,
+    check_output_folder,
     digest_of,
     read_json,
     remove_leftovers,
@@ -39,7 +40,7 @@ from mien.evaluation.baselines import TRIVIAL_KINDS, trivial_predictions
 from mien.evaluation.scores import participant_scores
 from mien.models.choice import ModelChoice, parse_models
 from mien.report.comparison_report import write_comparison_report
-from mien.training.model_fit import check_baseline, check_model, fit_model
+from mien.training.model_fit import check_baseline, check_model, fit_model, weights_digest
 from mien.training.settings import FitSettings
 
 VERSIONED = (
@@ -87,6 +88,7 @@ class Comparison:
             "splits": [dataclasses.asdict(split) for split in self.splits],
             "seed": self.seed,
             "settings": self.settings.to_json(),
+            "weights": [weights_digest(choice, settings=self.settings) for choice in self.choices],
         }
 
     @property
@@ -127,12 +129,13 @@ def plan_comparison(
         RefusedError: A personal baseline where the label is constant per recording.
     """
     settings = settings or FitSettings()
+    check_output_folder(out, marker="run.json", what="run")
     choices = tuple(parse_models(models, default_baseline=baseline))
     dataset = Dataset.open(dataset_path)
     clips = build_clips(dataset, target=target)
     splits = tuple(make_folds(clips, folds=folds, seed=seed))
     for choice in choices:
-        check_model(choice, settings=settings)
+        check_model(choice, dataset=dataset, settings=settings)
         check_baseline(choice, clips=clips)
     comparison = Comparison(dataset, clips, choices, splits, settings, seed, out)
     _check_run_folder(comparison)
@@ -154,11 +157,14 @@ def run_comparison(comparison: Comparison, *, command: str = "") -> Path:
     """
     out = comparison.out
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     write_json(out / "run.json", _run_facts(comparison, command=command))
     failed = _fit_all(comparison)
     fitted = [choice for choice in comparison.choices if choice.text not in {item["name"] for item in failed}]
     if not fitted:
-        raise UserError(f"Every model failed. {failed[0]['name']}: {failed[0]['reason']}")
+        message = f"Every model failed. {failed[0]['name']}: {failed[0]['reason']}"
+        # Wrong input and bugs have different exit statuses.
+        raise RuntimeError(message) if all("log" in item for item in failed) else UserError(message)
     predictions = _collect_predictions(comparison, fitted)
     write_parquet(out / "predictions.parquet", predictions)
     trivial = pd.concat(
@@ -209,14 +215,11 @@ def fold_seed(seed: int, *, model: str, fold: int) -> int:
 
 def _check_run_folder(comparison: Comparison) -> None:
     manifest = comparison.out / "run.json"
-    if manifest.is_file():
-        if read_json(manifest).get("run_id") != comparison.run_id:
-            raise UserError(
-                f"{comparison.out} holds another comparison (other data, models, folds, seed or settings). "
-                "Give another --out, or remove that folder."
-            )
-    elif comparison.out.is_dir() and any(comparison.out.iterdir()):
-        raise UserError(f"{comparison.out} isn't empty and isn't a run. Give another --out.")
+    if manifest.is_file() and read_json(manifest).get("run_id") != comparison.run_id:
+        raise UserError(
+            f"{comparison.out} holds another comparison (other data, models, weights, folds, seed or settings). "
+            "Give another --out, or remove that folder."
+        )
 
 
 def _run_facts(comparison: Comparison, *, command: str) -> dict[str, Any]:
@@ -271,6 +274,7 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_e
     predictions = predictions_table(rows, logits, comparison=comparison, choice=choice, fold=split.fold)
     with atomic_directory(path) as temporary:
         write_parquet(temporary / "predictions.parquet", predictions)
+        fitted.save_weights(temporary / "weights.safetensors")
         write_json(temporary / "fit.json", {"model": choice.text, "fold": split.fold, "seed": seed, **fitted.facts()})
 
 
@@ -295,13 +299,15 @@ def predictions_table(
 
 
 def _record_failure(comparison: Comparison, choice: ModelChoice, error: Exception) -> dict[str, str]:
-    reason = str(error) or type(error).__name__
+    failure = {"name": choice.text, "reason": str(error) or type(error).__name__}
     if not isinstance(error, MienError):
         log = comparison.out / "logs" / f"{model_folder(choice)}.log"
         write_text(log, "".join(traceback.format_exception(error)))
-        reason = f"{type(error).__name__}: {reason.splitlines()[0]} (traceback in {log.relative_to(comparison.out)})"
-    say(f"{choice.label} failed and is left out: {reason}")
-    return {"name": choice.text, "reason": reason}
+        failure["log"] = str(log.relative_to(comparison.out))
+        first_line = failure["reason"].splitlines()[0]
+        failure["reason"] = f"{type(error).__name__}: {first_line} (traceback in {failure['log']})"
+    say(f"{choice.label} failed and is left out: {failure['reason']}")
+    return failure
 
 
 def _collect_predictions(comparison: Comparison, fitted: Sequence[ModelChoice]) -> pd.DataFrame:

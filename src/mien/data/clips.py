@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
@@ -49,28 +50,32 @@ def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
     """Return the clips of a target.
 
     A frame is positive where any interval of the target contains its time. It is left out where its recording isn't
-    annotated at all, nobody coded that time, no face was found (under `crop=face`), or its class isn't known.
+    annotated at all, nobody coded that time, no face was found (under `crop=face`, or where a tool that reads faces
+    annotated), or its class isn't known.
 
     Args:
         dataset: A prepared study.
         target: An annotation scheme or an attribute.
 
     Raises:
-        UserError: An unknown target, one that isn't a category, that never varies, or that no frame can be used for.
+        UserError: An unknown target, one that isn't a category, that never varies, that no frame can be used for, or
+            that varies within what the study calls its unit.
     """
     tables = dataset.tables()
     spec = find_target(tables, target)
     codes = label_samples(tables, spec)
-    kept = usable(tables, codes)
-    excluded = _excluded(tables, codes)
+    kept = usable(tables, codes, spec=spec)
+    excluded = _excluded(tables, codes, kept=kept)
     _check_varies(dataset, spec, codes=codes[kept], excluded=excluded)
     scheme = LabelScheme(
         target=spec.name, kind=spec.kind, classes=spec.classes, label_source=dataset.label_source, unit=spec.unit
     )
-    return ClipIndex(scheme=scheme, table=_clip_table(tables, codes=codes, kept=kept), excluded=excluded)
+    table = _clip_table(tables, codes=codes, kept=kept)
+    _check_unit(table, scheme)
+    return ClipIndex(scheme=scheme, table=table, excluded=excluded)
 
 
-def _clip_table(tables: TargetTables, *, codes: Codes, kept: np.ndarray) -> pd.DataFrame:
+def _clip_table(tables: TargetTables, *, codes: Codes, kept: NDArray[np.bool_]) -> pd.DataFrame:
     samples = tables.samples[kept].rename(columns={"pts_s": "start_s"})
     table = samples.merge(
         tables.recordings[["recording_id", "participant_id", "group"]], on="recording_id", how="left", sort=False
@@ -82,9 +87,9 @@ def _clip_table(tables: TargetTables, *, codes: Codes, kept: np.ndarray) -> pd.D
     return table.assign(clip_id=clip_id, source_id=clip_id, target=codes[kept])[list(CLIP_COLUMNS)]
 
 
-def _excluded(tables: TargetTables, codes: Codes) -> pd.DataFrame:
+def _excluded(tables: TargetTables, codes: Codes, *, kept: NDArray[np.bool_]) -> pd.DataFrame:
     recordings = tables.samples["recording_id"]
-    faceless = (codes >= 0) & ~usable(tables, codes)
+    faceless = (codes >= 0) & ~kept
     masks = {reason: codes == code for code, reason in REASONS.items()} | {NO_FACE: faceless}
     rows = [(reason, int(mask.sum()), int(recordings[mask].nunique())) for reason, mask in masks.items() if mask.any()]
     num_sounds = int((tables.recordings["num_frames"] == 0).sum())
@@ -108,4 +113,24 @@ def _check_varies(dataset: Dataset, spec: TargetSpec, *, codes: Codes, excluded:
     raise UserError(
         f"Target {spec.name!r} never varies: all {len(codes)} usable frames are {spec.classes[present[0]]!r}"
         f"{prevalence}, so nothing can be learnt from it. Targets that vary: {others}."
+    )
+
+
+def _check_unit(table: pd.DataFrame, scheme: LabelScheme) -> None:
+    """Refuse a label that varies within what it is said to describe, before hours are spent on fits."""
+    if scheme.unit not in ("recording", "participant"):
+        return
+    column = f"{scheme.unit}_id"
+    varies = table.groupby(column, sort=True)["target"].nunique() > 1
+    if not varies.any():
+        return
+    first = varies.index[varies][0]
+    counts = table.loc[table[column] == first, "target"].value_counts().sort_index()
+    shown = ", ".join(f"{count} of {scheme.classes[int(code)]!r}" for code, count in counts.items())
+    constant = bool((table.groupby("recording_id")["target"].nunique() <= 1).all())
+    rest = "recording" if constant else "frame (or segment, where one label describes a stretch of time)"
+    raise UserError(
+        f"study.yaml says unit: {scheme.unit}, one label per {scheme.unit}, but {scheme.target!r} varies within "
+        f"{int(varies.sum())} of {len(varies)} {scheme.unit}s: {first} has clips {shown}. Set unit: {rest} and prepare "
+        "the study again, or mend the annotations."
     )

@@ -44,6 +44,15 @@ RECORDING_COLUMNS = {
 """Columns of `recordings.parquet` with their types; the study's attributes follow."""
 
 
+def sample_ends(pts_s: NDArray[np.float64], *, fps: float) -> NDArray[np.float64]:
+    """Return when samples end (N,), s: where the next one starts, at most one sampling interval later.
+
+    >>> sample_ends(np.array([0.0, 0.4, 2.0]), fps=1.0).tolist()
+    [0.4, 1.4, 3.0]
+    """
+    return np.asarray(np.minimum(np.append(pts_s[1:], np.inf)[: len(pts_s)], pts_s + 1.0 / fps))
+
+
 class Dataset:
     """A prepared study.
 
@@ -175,6 +184,11 @@ class Dataset:
         """Return the sampled frames: frame, pts_s, face_found, score, box x0 to y1 and landmarks l0x to l4y (px)."""
         return pd.read_parquet(self._folder(recording_id) / "frames.parquet")
 
+    def recording_content(self, recording_id: str) -> list[str]:
+        """Return what a recording's pictures depend on: the sha256 of its media, and the digest of the settings."""
+        facts = read_json(self._folder(recording_id) / "recording.json")
+        return [str(facts["sha256"]), str(facts["config_digest"])]
+
     def has_crop(self, recording_id: str) -> NDArray[np.bool_]:
         """Return for each sampled frame (N,) whether its crop shows something: under `crop=face` a face was found."""
         found = self.frames(recording_id)["face_found"].to_numpy(dtype=bool)
@@ -216,6 +230,7 @@ class Dataset:
             attributes=self.attributes,
             unit=self.info["study"]["unit"],
             needs_face=self.crop == "face",
+            face_annotations=self.label_source.startswith("tool:"),
         )
 
     def targets(self) -> list[TargetSummary]:
@@ -226,9 +241,8 @@ class Dataset:
         frames = pd.read_parquet(
             self._folder(recording_id) / "frames.parquet", columns=["frame", "pts_s", "face_found"]
         )
-        pts_s = frames["pts_s"].to_numpy(dtype=np.float64)
-        end_s = np.minimum(np.append(pts_s[1:], np.inf), pts_s + 1.0 / self.fps)
-        return frames.assign(recording_id=recording_id, end_s=end_s[: len(pts_s)])[
+        end_s = sample_ends(frames["pts_s"].to_numpy(dtype=np.float64), fps=self.fps)
+        return frames.assign(recording_id=recording_id, end_s=end_s)[
             ["recording_id", "frame", "pts_s", "end_s", "face_found"]
         ]
 

@@ -136,6 +136,9 @@ def _prepare_recordings(
                 shutil.rmtree(job.folder, ignore_errors=True)
             advance(job.recording.recording_id)
 
+        if pending:
+            # A dataset whose recordings change isn't finished until its tables are written again.
+            (folders.parent / INFO_FILE).unlink(missing_ok=True)
         run_jobs(pending, detector=config.detector, num_workers=config.num_workers, done=done)
     facts = [read_json(job.folder / FACTS_FILE) for job in jobs if job.recording.recording_id not in failed]
     for fact in facts:

@@ -90,7 +90,7 @@ def _stratified(table: pd.DataFrame, num_folds: int, *, seed: int) -> list[list[
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         parts = [sorted(set(groups[test])) for _, test in splitter.split(labels, labels, groups)]
     # The greedy assignment can leave a fold empty where groups are few and unequal.
-    while empty := next((part for part in parts if not part), None):
+    while (empty := next((part for part in parts if not part), None)) is not None:
         fullest = max(parts, key=len)
         empty.append(fullest.pop())
     return parts

@@ -1,7 +1,7 @@
 """Targets: what annotations and attributes say of each sampled frame, and where they say nothing.
 
 Missing is not negative. A frame is missing where its recording isn't annotated, where nobody coded, where a scheme of
-several classes has no interval, and where coders disagree.
+several classes has no interval, where coders disagree, and where a tool that reads faces had no face to read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class TargetTables:
         samples: All sampled frames (recording_id, frame, pts_s, end_s, face_found), by increasing time per recording.
         attributes: Columns of `recordings` that can be targets.
         unit: What one annotation describes.
-        needs_face: Whether a sample without a face can't be used.
+        needs_face: Whether a sample without a face can't be used, whatever the target: its crop is empty.
+        face_annotations: Whether the annotations come from a tool that reads faces: where no face was found it can't
+            have seen one either, so that its silence isn't a negative, whatever the crops show.
     """
 
     recordings: pd.DataFrame
@@ -53,6 +55,7 @@ class TargetTables:
     attributes: tuple[str, ...]
     unit: Unit
     needs_face: bool
+    face_annotations: bool
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,11 @@ def label_samples(tables: TargetTables, spec: TargetSpec) -> Codes:
     return codes
 
 
-def usable(tables: TargetTables, codes: Codes) -> NDArray[np.bool_]:
-    """Return which samples can be used (N,): they have a class, and a face where one is needed."""
+def usable(tables: TargetTables, codes: Codes, *, spec: TargetSpec) -> NDArray[np.bool_]:
+    """Return which samples can be used (N,): they have a class, and a face where the crop or the label needs one."""
+    needs_face = tables.needs_face or (tables.face_annotations and spec.source == "annotation")
     faces = tables.samples["face_found"].to_numpy(dtype=bool)
-    return (codes >= 0) & (faces | (not tables.needs_face))
+    return (codes >= 0) & (faces | (not needs_face))
 
 
 def summarise_targets(tables: TargetTables) -> list[TargetSummary]:
@@ -172,7 +176,7 @@ def summarise_targets(tables: TargetTables) -> list[TargetSummary]:
 
 def _summarise(tables: TargetTables, spec: TargetSpec) -> TargetSummary:
     codes = label_samples(tables, spec)
-    kept = usable(tables, codes)
+    kept = usable(tables, codes, spec=spec)
     people = dict(zip(tables.recordings["recording_id"], tables.recordings["participant_id"], strict=True))
     used = pd.DataFrame({"person": tables.samples["recording_id"].map(people)[kept], "code": codes[kept]})
     shown = used.groupby("code")["person"].nunique().reindex(range(max(2, len(spec.classes))), fill_value=0)

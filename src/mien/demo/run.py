@@ -72,7 +72,7 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
     """Run the whole story.
 
     Args:
-        out: Folder for everything; what an earlier demo finished there isn't done again.
+        out: Folder for everything; what an earlier demo drew, prepared and fitted there isn't done again.
         seed: Seed of the study and of the models.
 
     Returns:
@@ -101,7 +101,7 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
     say(f"$ mien predict {story.bundle} {story.newcomer}/... --out {story.predictions}")
     results = predict_files(story.bundle, videos=videos, out=story.predictions)
     shutil.copyfile(report, out / "report.html")
-    _tell(story, timeline=results[0]["plot"], seconds=time.monotonic() - started)
+    _tell(story, timeline=next(item["plot"] for item in results if "plot" in item), seconds=time.monotonic() - started)
     return out / "report.html"
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mien.core.errors import UserError, unknown_name
 from mien.core.labels import LabelScheme
 from mien.core.types import Split
+from mien.evaluation.units import unit_column
 
 TrivialKind = Literal["majority", "prior"]
 TRIVIAL_KINDS: tuple[TrivialKind, ...] = ("majority", "prior")
@@ -30,10 +31,11 @@ def trivial_predictions(
 ) -> pd.DataFrame:
     """Predict the test participants of every fold from the class shares of its other participants alone.
 
-    `majority` always says the class that is most frequent among the fold's training and validation clips (the first
-    of equals). `prior` draws each clip's class at random with those shares. Both are certain of what they say (a
-    probability of 0 or 1): a constant probability would predict one class through the threshold, and be `majority`
-    again.
+    `majority` always says the class that is most frequent among the fold's training and validation units (the first
+    of equals): clips, or recordings or participants where a label describes these. `prior` draws each unit's class at
+    random with those shares; all clips of a unit have its class, because their mean is what is scored. Both are certain
+    of what they say (a probability of 0 or 1): a constant probability would predict one class through the threshold,
+    and be `majority` again.
 
     Args:
         kind: `majority` or `prior`.
@@ -53,22 +55,26 @@ def trivial_predictions(
     missing = [column for column in CLIP_COLUMNS if column not in clips]
     if missing:
         raise UserError(f"The table of clips lacks {', '.join(missing)}; it needs {', '.join(CLIP_COLUMNS)}.")
+    tested = {name for split in splits for name in split.test}
+    unit = unit_column(clips[clips["participant_id"].isin(tested)], scheme)
     return pd.concat(
-        [_predict_fold(kind, clips=clips, split=split, scheme=scheme, seed=seed) for split in splits], ignore_index=True
+        [_predict_fold(kind, clips=clips, unit=unit, split=split, scheme=scheme, seed=seed) for split in splits],
+        ignore_index=True,
     )
 
 
 def _predict_fold(
-    kind: TrivialKind, *, clips: pd.DataFrame, split: Split, scheme: LabelScheme, seed: int
+    kind: TrivialKind, *, clips: pd.DataFrame, unit: str, split: Split, scheme: LabelScheme, seed: int
 ) -> pd.DataFrame:
-    shares = _class_shares(clips, split, scheme)
+    shares = _class_shares(clips, split, scheme, unit=unit)
     tested = clips[clips["participant_id"].isin(split.test)]
     if kind == "majority":
         codes = np.full(len(tested), int(np.argmax(shares)), dtype=np.int64)
     else:
         # crc32, because Python's own hash of a string differs between processes.
         generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), split.fold])
-        codes = generator.choice(shares.size, size=len(tested), p=shares)
+        unit_of, units = pd.factorize(tested[unit])
+        codes = generator.choice(shares.size, size=len(units), p=shares)[unit_of]
     logits = _certain_logits(codes, scheme)
     probabilities = scheme.probabilities(logits)
     table = tested.loc[:, list(CLIP_COLUMNS[:5])].reset_index(drop=True)
@@ -82,9 +88,10 @@ def _predict_fold(
     return table
 
 
-def _class_shares(clips: pd.DataFrame, split: Split, scheme: LabelScheme) -> NDArray[np.float64]:
-    """Share of each class (K,) among the clips of the fold's training and validation participants."""
-    known = clips.loc[clips["participant_id"].isin((*split.train, *split.validation)), "target"].dropna()
+def _class_shares(clips: pd.DataFrame, split: Split, scheme: LabelScheme, *, unit: str) -> NDArray[np.float64]:
+    """Share of each class (K,) among the units of the fold's training and validation participants."""
+    others = clips["participant_id"].isin((*split.train, *split.validation)) & clips["target"].notna()
+    known = clips[others].drop_duplicates(unit)["target"]
     if known.empty:
         raise UserError(
             f"Fold {split.fold} has no annotated clip of {scheme.target!r} among its {len(split.train)} training and "

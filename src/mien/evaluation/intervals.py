@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
 from scipy.stats import t as student_t
 
 from mien.core.errors import UserError
@@ -22,7 +23,7 @@ class Interval:
         mean: Mean over the participants for whom the score is defined; NaN where there are none.
         low: Lower end; NaN where no interval can be given.
         high: Upper end; NaN where no interval can be given.
-        n: Number of participants for whom the score is defined.
+        n: Number of participants for whom the score is defined; of a share, the participants that it is of.
     """
 
     mean: float
@@ -93,6 +94,41 @@ def participant_interval(
         student_t.ppf((1.0 + confidence) / 2.0, count - 1) * scores.std(ddof=1) * math.sqrt(inflation / count)
     )
     return Interval(mean, max(mean - half_width, lower_bound), min(mean + half_width, upper_bound), count)
+
+
+def binomial_interval(hits: NDArray[np.integer], totals: NDArray[np.integer], *, confidence: float = 0.95) -> Interval:
+    """Return the mean of K shares of participants, each participant counted once, with an exact interval.
+
+    For one share it is Clopper and Pearson's (1934, Biometrika 26:404-413). For the mean of several (balanced accuracy
+    is the mean of the hit rates of the classes) the ends are the means of the shares' ends at the confidence
+    1 - (1 - confidence) / K each: by Bonferroni all K hold at once with at least `confidence`, so the mean does too.
+    That is conservative. Neither knows that models of several folds share training participants.
+
+    Args:
+        hits: (K,) participants who are right, per share.
+        totals: (K,) participants that the share is of, each above 0.
+        confidence: Least coverage.
+
+    Returns:
+        The interval, its n the sum of `totals`; NaN and 0 for K = 0.
+
+    Raises:
+        UserError: A share of nobody, or with more hits than participants.
+
+    >>> binomial_interval(np.array([10]), np.array([10])).low.__round__(3)
+    0.692
+    """
+    found, people = np.asarray(hits, dtype=np.float64), np.asarray(totals, dtype=np.float64)
+    nan = float("nan")
+    if not people.size:
+        return Interval(nan, nan, nan, 0)
+    if found.shape != people.shape or (people < 1).any() or (found < 0).any() or (found > people).any():
+        raise UserError(f"Got {found.tolist()} hits of {people.tolist()}; allowed: 0 up to as many as there are.")
+    tail = (1.0 - confidence) / people.size / 2.0
+    # At 0 hits the lower end is 0 and at all hits the upper one 1; the beta distribution isn't defined there.
+    low = np.where(found > 0, beta.ppf(tail, np.maximum(found, 1), people - found + 1), 0.0)
+    high = np.where(found < people, beta.ppf(1.0 - tail, found + 1, np.maximum(people - found, 1)), 1.0)
+    return Interval(float((found / people).mean()), float(low.mean()), float(high.mean()), int(people.sum()))
 
 
 def _equal_scores(mean: float, *, share: float, bounds: tuple[float, float]) -> tuple[float, float]:

@@ -17,8 +17,10 @@ def overfitting(histories: Mapping[int, Sequence[Epoch]]) -> dict[str, Any] | No
     """Measure the loss gap of one model over its folds.
 
     The gap is 100 * (validation - training) / training, at the epoch with the lowest validation loss (the one whose
-    weights are kept) and at the last epoch. Training losses are usually measured with dropout and augmentation on, so
-    a healthy gap may be negative; near a training loss of 0 the percentage grows without meaning much.
+    weights are kept) and at the last epoch. Both losses are measured alike: at the end of the epoch, without dropout
+    and augmentation, on as many training frames as there are validation frames (the running mean of the steps, which
+    is measured with both on, is `running_loss` and isn't used here). So a healthy gap is near 0, either way; near a
+    training loss of 0 the percentage grows without meaning much.
 
     Args:
         histories: Per fold its epochs in order (all phases after each other), each with `train_loss` and

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
@@ -18,19 +17,27 @@ from mien.evaluation.metrics import (
     prevalence_agreement,
     score_participant,
 )
+from mien.evaluation.units import (
+    KEY_COLUMNS,
+    balanced_accuracy_of,
+    confusion_of,
+    scored_per,
+    unit_metrics,
+    unit_predictions,
+)
 
 # Scores within 0..1 that a summary gives with an interval over participants.
 INTERVAL_METRICS = ("balanced_accuracy", "f1", "macro_f1", "auroc", "auprc", "accuracy", "precision", "recall")
 # Scores that stand beside them as plain means over the participants for whom they are defined.
 MEAN_METRICS = ("sensitivity", "specificity", "false_alarms_per_minute", "log_loss")
-KEY_COLUMNS = ("model", "fold", "participant_id")
 
 
 def participant_scores(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.DataFrame:
     """Score every participant of every model; clips without a target are missing and left out.
 
     A label that describes a recording or a participant is scored once per recording or participant: the clips'
-    probabilities are averaged first, else a long recording would count as many agreements.
+    probabilities are averaged first, else a long recording would count as many agreements. Models don't depend on each
+    other: scoring them one by one gives the same rows.
 
     Args:
         predictions: The predictions table: model, fold, clip_id, recording_id, participant_id, start_s, end_s,
@@ -41,22 +48,53 @@ def participant_scores(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.Dat
         One row per model, fold and participant, sorted so: the metrics of `score_participant`,
         `false_alarms_per_minute` (binary targets whose unit is shorter than a recording, else NaN), and the confusion
         counts as `count_<true code>_<predicted code>`. A participant without any target has n = 0 and NaN elsewhere.
+        `scored_per` says how to sum them up (see `mien.evaluation.units`): unless it is `participant mean`, each
+        participant is one unit, and `prob_<output>` is its mean probability.
 
     Raises:
-        UserError: Missing columns, or two targets in one unit.
+        UserError: Whatever `check_predictions` finds, or two targets in one unit.
     """
+    check_predictions(predictions, scheme)
     outputs = [f"prob_{name}" for name in scheme.output_names]
-    needed = [*KEY_COLUMNS, "recording_id", "start_s", "end_s", "target", *outputs]
-    missing = [column for column in needed if column not in predictions]
-    if missing:
-        raise UserError(f"The predictions lack the columns {', '.join(missing)}; they need {', '.join(needed)}.")
-    known = _one_row_per_unit(predictions.loc[predictions["target"].notna(), needed], outputs, scheme)
+    known = predictions.loc[predictions["target"].notna(), _needed_columns(scheme)]
+    per = scored_per(known, scheme)
+    known = unit_predictions(known, scheme)
     rows = []
     by_participant = dict(iter(known.groupby(list(KEY_COLUMNS), sort=False)))
     for keys in sorted(set(predictions.loc[:, list(KEY_COLUMNS)].itertuples(index=False, name=None))):
         clips = by_participant.get(keys, known.iloc[:0])
-        rows.append(dict(zip(KEY_COLUMNS, keys, strict=True)) | _score_clips(clips, outputs, scheme))
+        row = dict(zip(KEY_COLUMNS, keys, strict=True)) | _score_clips(clips, outputs, scheme) | {"scored_per": per}
+        if per != "participant mean":
+            row |= {name: float(clips[name].mean()) for name in outputs}
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def check_predictions(predictions: pd.DataFrame, scheme: LabelScheme) -> None:
+    """Refuse predictions that can't be scored; called with one model at a time it spares the others.
+
+    Args:
+        predictions: The predictions table, of one or several models.
+        scheme: What the target's codes and outputs mean.
+
+    Raises:
+        UserError: Missing columns, or a clip with a target whose probability isn't a number in 0..1: the first such
+            model is named.
+    """
+    needed = _needed_columns(scheme)
+    missing = [column for column in needed if column not in predictions]
+    if missing:
+        raise UserError(f"The predictions lack the columns {', '.join(missing)}; they need {', '.join(needed)}.")
+    known = predictions[predictions["target"].notna()]
+    values = known[[f"prob_{name}" for name in scheme.output_names]].to_numpy(dtype=np.float64)
+    wrong = np.asarray(~((values >= 0) & (values <= 1)).all(axis=1), dtype=np.bool_)
+    if wrong.any():
+        models = known["model"].to_numpy()
+        own = models == models[wrong][0]
+        raise UserError(
+            f"{models[wrong][0]}: {int((wrong & own).sum())} of {int(own.sum())} clips with a target have a "
+            "probability that isn't a number in 0..1. The model probably diverged: train it again with a lower learning rate."
+        )
 
 
 def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any]:
@@ -67,12 +105,18 @@ def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any
         folds: K of the retrained cross-validation, None for one fixed model (see `participant_interval`).
 
     Returns:
-        For each of `INTERVAL_METRICS` a dict of mean, low, high, n; for each of `MEAN_METRICS` a mean;
-        `participants` (with at least one scored clip), `participants_defined` (with a balanced accuracy),
-        `participants_without_target`; `confusion` (counts over all clips, row = true class) and
-        `confusion_normalised` (each row divided by its sum, NaN where a class never occurs); `prevalence` (slope,
-        bias; for multiclass targets `per_class`); `per_fold` (fold, participants, balanced_accuracy, log_loss: means
-        over its participants), `fold_mean` and `fold_sd` of the balanced accuracies of the folds.
+        For each of `INTERVAL_METRICS`, `sensitivity_interval` and `specificity_interval` a dict of mean, low, high, n;
+        for each of `MEAN_METRICS` a mean; `scored_per`; `participants` (with at least one scored clip),
+        `participants_defined` (with a balanced accuracy), `participants_without_target`; `confusion` (counts over all
+        clips, row = true class) and `confusion_normalised` (each row divided by its sum, NaN where a class never
+        occurs); `prevalence` (slope, bias; for multiclass targets `per_class`); `per_fold` (fold, participants,
+        balanced_accuracy, log_loss: means over its participants), `fold_mean` and `fold_sd` of the balanced accuracies
+        of the folds.
+
+        Where `scored_per` is `participants` or `recordings`, each participant is one row with one label, and the
+        metrics are over all rows instead (`unit_metrics`): exact binomial intervals, conservative ones for balanced
+        accuracy, none (NaN) for F1, AUROC and AUPRC. `folds` doesn't widen them. The slope of the prevalence is NaN
+        then: a person is positive or isn't.
 
     Raises:
         UserError: Rows of no or several models, or a participant that is tested more than once.
@@ -87,38 +131,42 @@ def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any
             "so give every participant to the test set of one fold only."
         )
     scored = scores[scores["n"] > 0]
-    summary: dict[str, Any] = {
-        name: asdict(participant_interval(scored[name].to_numpy(dtype=np.float64), folds=folds))
-        for name in INTERVAL_METRICS
-    }
-    summary |= {name: _mean_defined(scored[name]) for name in MEAN_METRICS}
-    counts = _pooled_counts(scored)
+    per = str(scores["scored_per"].iloc[0])
+    summary = _participant_means(scored, folds=folds) if per == "participant mean" else _over_units(scored)
+    counts = confusion_of(scored)
     totals = counts.sum(axis=1, keepdims=True)
     return summary | {
+        "scored_per": per,
         "participants": len(scored),
         "participants_defined": summary["balanced_accuracy"]["n"],
         "participants_without_target": len(scores) - len(scored),
         "confusion": counts.tolist(),
         "confusion_normalised": np.where(totals > 0, counts / np.maximum(totals, 1), np.nan).tolist(),
-        "prevalence": _prevalence(scored),
-        **_folds(scored),
+        "prevalence": _prevalence(scored, per=per),
+        **_folds(scored, per=per),
     }
 
 
-def _one_row_per_unit(known: pd.DataFrame, outputs: list[str], scheme: LabelScheme) -> pd.DataFrame:
-    if scheme.unit not in ("recording", "participant") or known.empty:
-        return known
-    keys = [*KEY_COLUMNS, "recording_id"] if scheme.unit == "recording" else list(KEY_COLUMNS)
-    grouped = known.groupby(keys, sort=False)
-    if (grouped["target"].nunique() > 1).any():
-        mixed = grouped["target"].nunique().loc[lambda n: n > 1].index[0]
-        raise UserError(
-            f"The unit of {scheme.target!r} is {scheme.unit!r}, but {'/'.join(map(str, mixed[2:]))} has several "
-            "targets. Set the study's unit to what one label describes (frame or segment), or mend the labels."
-        )
-    how = {"recording_id": "first", "start_s": "min", "end_s": "max", "target": "first"}
-    how |= dict.fromkeys(outputs, "mean")
-    return grouped.agg({column: rule for column, rule in how.items() if column not in keys}).reset_index()
+def _participant_means(scored: pd.DataFrame, *, folds: int | None) -> dict[str, Any]:
+    def interval(name: str) -> dict[str, Any]:
+        return asdict(participant_interval(scored[name].to_numpy(dtype=np.float64), folds=folds))
+
+    summary: dict[str, Any] = {name: interval(name) for name in INTERVAL_METRICS}
+    summary |= {f"{name}_interval": interval(name) for name in ("sensitivity", "specificity")}
+    return summary | {name: _mean_defined(scored[name]) for name in MEAN_METRICS}
+
+
+def _over_units(scored: pd.DataFrame) -> dict[str, Any]:
+    metrics = unit_metrics(scored)
+    summary: dict[str, Any] = {name: metrics[name] for name in INTERVAL_METRICS}
+    summary |= {f"{name}_interval": metrics[name] for name in ("sensitivity", "specificity")}
+    shares = {name: metrics[name]["mean"] for name in ("sensitivity", "specificity")}
+    return summary | shares | {"false_alarms_per_minute": float("nan"), "log_loss": metrics["log_loss"]}
+
+
+def _needed_columns(scheme: LabelScheme) -> list[str]:
+    outputs = [f"prob_{name}" for name in scheme.output_names]
+    return [*KEY_COLUMNS, "recording_id", "start_s", "end_s", "target", *outputs]
 
 
 def _score_clips(clips: pd.DataFrame, outputs: list[str], scheme: LabelScheme) -> dict[str, float]:
@@ -144,17 +192,11 @@ def _mean_defined(values: pd.Series[Any]) -> float:
     return float(kept.mean()) if kept.size else float("nan")
 
 
-def _pooled_counts(scores: pd.DataFrame) -> NDArray[np.int64]:
-    columns = [column for column in scores if str(column).startswith("count_")]
-    num_classes = round(len(columns) ** 0.5)
-    codes = range(num_classes)
-    return np.array([[int(scores[f"count_{i}_{j}"].sum()) for j in codes] for i in codes], dtype=np.int64)
-
-
-def _prevalence(scores: pd.DataFrame) -> dict[str, Any]:
+def _prevalence(scores: pd.DataFrame, *, per: str) -> dict[str, Any]:
     def agreement(suffix: str) -> dict[str, float]:
         true, predicted = scores[f"true_prevalence{suffix}"], scores[f"predicted_prevalence{suffix}"]
-        return prevalence_agreement(true.to_numpy(dtype=np.float64), predicted.to_numpy(dtype=np.float64))
+        result = prevalence_agreement(true.to_numpy(dtype=np.float64), predicted.to_numpy(dtype=np.float64))
+        return result if per == "participant mean" else result | {"slope": float("nan")}
 
     prefix = "true_prevalence_"
     classes = [str(column).removeprefix(prefix) for column in scores if str(column).startswith(prefix)]
@@ -163,11 +205,13 @@ def _prevalence(scores: pd.DataFrame) -> dict[str, Any]:
     return {**agreement(""), "per_class": {name: agreement(f"_{name}") for name in classes}}
 
 
-def _folds(scores: pd.DataFrame) -> dict[str, Any]:
+def _folds(scores: pd.DataFrame, *, per: str) -> dict[str, Any]:
     per_fold = []
     for fold in sorted(scores["fold"].unique().tolist()):
         rows = scores[scores["fold"] == fold]
         means_of_fold = {name: _mean_defined(rows[name]) for name in ("balanced_accuracy", "log_loss")}
+        if per != "participant mean":
+            means_of_fold["balanced_accuracy"] = balanced_accuracy_of(confusion_of(rows))
         per_fold.append({"fold": int(fold), "participants": len(rows), **means_of_fold})
     means = np.array([row["balanced_accuracy"] for row in per_fold], dtype=np.float64)
     means = means[~np.isnan(means)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mien.core.errors import WeightsError, unknown_name
 from mien.core.types import Face
-from mien.core.weights import WEIGHTS_VARIABLE, find_folder
+from mien.core.weights import WEIGHTS_VARIABLE, find_onnx
 
 DetectorName = Literal["auto", "mtcnn", "yunet"]
 
@@ -128,19 +128,12 @@ def make_detector(name: DetectorName = "auto", *, weights: Path | None = None) -
         raise unknown_name("face detector", got=name, allowed=("auto", "mtcnn", "yunet"))
     if name == "mtcnn":
         return MtcnnDetector()
-    model_path = weights if weights is not None else _find_yunet()
+    model_path = weights if weights is not None else find_onnx("yunet")
     if model_path is not None:
         return YuNetDetector(model_path)
     if name == "yunet":
         raise WeightsError(f"YuNet's weights aren't on this machine. {_yunet_advice()}")
     return MtcnnDetector()
-
-
-def _find_yunet() -> Path | None:
-    """Return YuNet's ONNX in the weights directory; OpenCV can't load one with dynamic sizes, so that comes last."""
-    folder = find_folder("yunet")
-    files = [] if folder is None else sorted(folder.glob("*.onnx"), key=lambda p: ("dynamic" in p.name, p.name))
-    return files[0] if files else None
 
 
 def _yunet_advice() -> str:

@@ -43,7 +43,7 @@ def timeline_page(timeline: pd.DataFrame, *, spec: ModelSpec, title: str) -> str
         HTML with an inline SVG; it loads nothing from elsewhere.
     """
     labels = spec.labels
-    with_face = timeline["face_found"] | timeline.filter(like="prob_").notna().all(axis=1)
+    with_face = timeline["face_found"]
     seconds = float((timeline["end_s"] - timeline["start_s"]).sum())
     rows = "<tr><th>class</th><th>mean probability</th><th>share of time at .5 or more</th></tr>"
     for name in labels.output_names:

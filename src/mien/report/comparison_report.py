@@ -1,6 +1,6 @@
 """`report.html` of a run: one self-contained page for a reader who knows statistics but not the software.
 
-The page reads what `compare` wrote and computes no score of its own; the ROC curves are drawn from the predictions.
+The page reads what `compare` wrote and computes no score of its own; `roc` draws the curves from the predictions.
 """
 
 from __future__ import annotations
@@ -9,32 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from mien.core.labels import annotated_by
 from mien.core.storage import read_json, write_text
 from mien.report import charts, wording
 from mien.report.charts import StripRow
+from mien.report.roc import roc_charts
 
 WIDE_PX, NARROW_PX = 1000.0, 400.0  # the strip chart is drawn twice; the style sheet shows the one that fits
-FALSE_ALARM_RATES = np.concatenate([[0.0], np.linspace(0.0, 1.0, 101)])  # 0 twice: a curve starts with a vertical step
 
 Histories = dict[str, dict[int, list[dict[str, Any]]]]
-
-# Scores with an interval, in the order of the table: key, heading, what it is.
-INTERVAL_COLUMNS = (
-    ("balanced_accuracy", "Balanced accuracy", "mean of the hit rates of the classes"),
-    ("f1", "F1", "harmonic mean of precision and recall"),
-    ("auroc", "AUROC", "chance that a positive moment is ranked above a negative one"),
-    ("accuracy", "Accuracy", "share of clips that are right; flattered by rare classes"),
-    ("precision", "Precision", "share of the predicted moments that are annotated"),
-    ("recall", "Recall", "share of the annotated moments that are found"),
-)
 
 
 def write_comparison_report(run: Path) -> Path:
@@ -86,7 +73,11 @@ def _context(
     models = [] if refused else comparison["models"] or []
     baselines = {} if refused else {name: row for name, row in (comparison["baselines"] or {}).items() if row}
     study = comparison["study"] or _Nullable()
-    names = {model["name"]: wording.display_name(model) for model in models}
+    names = wording.display_names(models)
+    # Runs that are older than `scored_per` averaged over participants.
+    per = next((model["scored_per"] for model in models if model["scored_per"]), "participant mean")
+    once = per != "participant mean"
+    thing = "participant" if per == "participants" else "recording" if comparison["unit"] == "recording" else "moment"
     return {
         "c": comparison,
         "study": study,
@@ -100,16 +91,19 @@ def _context(
         "models": models,
         "baselines": baselines,
         "names": names,
-        "columns": INTERVAL_COLUMNS,
-        "strips": _strip_charts(models, baselines, scores, participants=comparison.get("participants")),
-        "people": _people(list(names), scores),
+        "once": once,
+        "repeated": per == "participants" and comparison["unit"] == "recording",
+        "columns": wording.score_columns(thing),
+        "sweeps": [(names[model["name"]], rows) for model in models if (rows := model["prevalence_sweep"])],
+        "strips": _strip_charts(models, baselines, scores, names=names, participants=comparison.get("participants")),
+        "people": _people(list(names), scores, metric="accuracy" if once else "balanced_accuracy"),
         "curves": _learning_charts(names, histories),
-        "rocs": None if predictions is None else _roc_charts(comparison, names, predictions),
+        "rocs": None if predictions is None else roc_charts(comparison, names=names, predictions=predictions),
         "facts_of_run": wording.flattened(
             {key: comparison.get(key) for key in ("dataset", "kind", "classes", "fps", "folds", "seed")}
         ),
         "versions": wording.flattened(comparison.get("versions") or {}),
-        "settings": {names[model["name"]]: wording.flattened(model["settings"] or {}) for model in models},
+        "settings": [(names[model["name"]], wording.flattened(model["settings"] or {})) for model in models],
     }
 
 
@@ -150,11 +144,12 @@ def _strip_charts(
     baselines: Mapping[str, _Nullable],
     scores: pd.DataFrame | None,
     *,
+    names: Mapping[str, str],
     participants: int | None,
 ) -> list[tuple[str, Markup]]:
     """The strip chart for a wide and for a narrow page, as (class of the style sheet, SVG)."""
     rows = [
-        _strip_row(wording.display_name(model), model, scores, name=str(model["name"]), participants=participants)
+        _strip_row(names[model["name"]], model, scores, name=str(model["name"]), participants=participants)
         for model in models
     ]
     rows += [
@@ -191,14 +186,14 @@ def _strip_row(
     return StripRow(label, text, score.get("mean"), low, high, values, baseline)
 
 
-def _people(models: Sequence[str], scores: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """One row per participant: clips, positive clips, and balanced accuracy per model (None where undefined)."""
+def _people(models: Sequence[str], scores: pd.DataFrame | None, *, metric: str) -> list[dict[str, Any]]:
+    """One row per participant: scored clips, positive ones, and the metric per model (None where undefined)."""
     if scores is None:
         return []
     people = []
     for participant in sorted(scores["participant_id"].unique()):
         rows = scores[scores["participant_id"] == participant]
-        by_model = dict(zip(rows["model"], rows["balanced_accuracy"].astype(float), strict=True))
+        by_model = dict(zip(rows["model"], rows[metric].astype(float), strict=True))
         first = rows.iloc[0]
         people.append(
             {
@@ -220,35 +215,3 @@ def _learning_charts(names: Mapping[str, str], histories: Histories) -> list[tup
         svg = charts.learning_curves(history, name=f"curve{index}", title=title) if history else None
         charted.append((name, label, None if svg is None else Markup(svg)))
     return charted
-
-
-def _roc_charts(
-    comparison: Mapping[str, Any], names: Mapping[str, str], predictions: pd.DataFrame
-) -> list[tuple[str, int, Markup]]:
-    """Per model (label, number of participants with a curve, SVG)."""
-    classes = [str(name) for name in comparison.get("classes") or []]
-    binary = comparison.get("kind") != "multiclass"
-    outputs = {1: f"prob_{classes[1]}"} if binary else {k: f"prob_{name}" for k, name in enumerate(classes)}
-    known = predictions[predictions["target"].notna()]
-    charted = []
-    for index, (name, label) in enumerate(names.items()):
-        people = [rows for _, rows in known[known["model"] == name].groupby("participant_id")]
-        curves = [curve for rows in people if (curve := _hit_rates(rows, outputs)) is not None]
-        svg = charts.roc_chart(FALSE_ALARM_RATES, curves, name=f"roc{index}", title=f"ROC curves of {label}")
-        charted.append((label, len(curves), Markup(svg)))
-    return charted
-
-
-def _hit_rates(clips: pd.DataFrame, outputs: Mapping[int, str]) -> NDArray[np.float64] | None:
-    """Hit rates at `FALSE_ALARM_RATES` of one participant, mean over the classes present; None with one class."""
-    targets = clips["target"].to_numpy(dtype=np.int64)
-    if np.unique(targets).size < 2:
-        return None
-    curves = []
-    for code, column in outputs.items():
-        if (targets == code).any():
-            false_rate, hit_rate, _ = roc_curve(targets == code, clips[column].to_numpy(dtype=np.float64))
-            curve = np.interp(FALSE_ALARM_RATES, false_rate, hit_rate)
-            curve[0] = 0.0
-            curves.append(curve)
-    return np.asarray(np.mean(curves, axis=0))

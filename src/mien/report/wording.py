@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,36 @@ def display_name(model: Mapping[str, Any]) -> str:
     label = str(model.get("label") or model.get("name") or "unnamed model")
     random_init = "random init" in str(model.get("weights_note") or "").lower()
     return f"{label} (random init)" if random_init and "random init" not in label.lower() else label
+
+
+def display_names(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what each model is called on the page: its short name, or its full one where two share the short one.
+
+    >>> display_names([{"name": "p@a/m.onnx", "label": "p@m"}, {"name": "p@b/m.onnx", "label": "p@m"}])
+    {'p@a/m.onnx': 'p@a/m.onnx', 'p@b/m.onnx': 'p@b/m.onnx'}
+    """
+    labels = {str(model.get("name")): display_name(model) for model in models}
+    taken = Counter(labels.values())
+    return {
+        str(model.get("name")): label if taken[label] == 1 else display_name({**model, "label": None})
+        for model, label in zip(models, labels.values(), strict=True)
+    }
+
+
+def score_columns(thing: str) -> list[tuple[str, str, str]]:
+    """Return the scores that have an interval, in the order of the table: key, heading, what it is.
+
+    Args:
+        thing: What one label describes: "moment", "recording" or "participant".
+    """
+    return [
+        ("balanced_accuracy", "Balanced accuracy", "mean of the hit rates of the classes"),
+        ("f1", "F1", "harmonic mean of precision and recall"),
+        ("auroc", "AUROC", f"chance that a positive {thing} is ranked above a negative one"),
+        ("accuracy", "Accuracy", f"share of {thing}s that are right; flattered by rare classes"),
+        ("precision", "Precision", f"share of the {thing}s predicted positive that are annotated so"),
+        ("recall", "Recall", f"share of the {thing}s annotated positive that are found"),
+    ]
 
 
 def short_number(value: float | None, *, digits: int = 2, signed: bool = False) -> str:

@@ -18,6 +18,8 @@ from mien.core.errors import UserError
 
 BaselineKind = Literal["none", "recording", "running", "first"]
 _FIRST = re.compile(r"first:(\d+(?:\.\d+)?)$")
+# A mean over fewer seconds is one expression rather than a face: such recordings are refused.
+MIN_BASELINE_S = 5.0
 ALLOWED = "none, recording, running or first:SECONDS"
 
 
@@ -50,6 +52,11 @@ class PersonalBaseline:
         if match and float(match.group(1)) > 0:
             return PersonalBaseline(kind="first", seconds=float(match.group(1)))
         raise UserError(f"Unknown personal baseline {text!r}. Allowed: {ALLOWED}.")
+
+    @property
+    def needed_s(self) -> float:
+        """Seconds with a face that a recording needs at least."""
+        return 0.0 if self.kind == "none" else max(MIN_BASELINE_S, self.seconds)
 
     def __str__(self) -> str:
         return f"first:{self.seconds:g}" if self.kind == "first" else self.kind

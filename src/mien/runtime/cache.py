@@ -1,17 +1,19 @@
 """What is computed once per dataset: crops at an encoder's size, and the features of frozen encoders.
 
-Both lie as one `.npy` per recording in `DATASET/cache/`, are read memory-mapped, and may be deleted at any time.
+Both lie as one `.npy` per recording in `DATASET/cache/`, are read memory-mapped, and may be deleted at any time. A
+file's name holds a digest of the recording that it was made from: one that is prepared again is computed again.
 """
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.core.storage import atomic_path
+from mien.core.storage import atomic_path, digest_of, remove_leftovers
 from mien.data.dataset import Dataset
 from mien.runtime.encoders import Encoder, view_crops
 
@@ -30,7 +32,7 @@ def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: fl
     Returns:
         (N, size_px, size_px, 3) uint8, a row per sampled frame.
     """
-    path = dataset.path / "cache" / f"pixels-{size_px}-{crop:g}" / f"{recording_id}.npy"
+    path = _cache_path(dataset, recording_id, kind=f"pixels-{size_px}-{crop:g}")
     if not path.is_file():
         crops = dataset.crops(recording_id)
 
@@ -59,8 +61,7 @@ def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) ->
     Returns:
         (N, D) float32, a row per sampled frame.
     """
-    name = f"features-{encoder.spec.name}-{encoder.digest}"
-    path = dataset.path / "cache" / name / f"{recording_id}.npy"
+    path = _cache_path(dataset, recording_id, kind=f"features-{encoder.spec.name}-{encoder.digest}")
     if not path.is_file():
         crops = dataset.crops(recording_id)
         seen = np.flatnonzero(dataset.has_crop(recording_id))
@@ -80,7 +81,16 @@ def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) ->
     return _load(path)
 
 
+def _cache_path(dataset: Dataset, recording_id: str, *, kind: str) -> Path:
+    content = digest_of(dataset.recording_content(recording_id), length=8)
+    return dataset.path / "cache" / kind / f"{recording_id}@{content}.npy"
+
+
 def _write_npy(path: Path, write: Callable[[Path], None]) -> None:
+    recording_id = path.name.rpartition("@")[0]
+    for outdated in path.parent.glob(f"{glob.escape(recording_id)}@*.npy"):
+        outdated.unlink()
+    remove_leftovers(path.parent, of=path.name)
     with atomic_path(path) as temporary:
         write(temporary)
 

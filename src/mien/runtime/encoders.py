@@ -216,6 +216,9 @@ def read_sidecar(path: Path) -> EncoderSpec:
     try:
         values = json.loads(sidecar.read_text(encoding="utf-8"))
         wanted = values["input"]
+        for key, allowed in (("layout", ("NCHW", "NHWC")), ("channels", ("RGB", "BGR"))):
+            if wanted[key] not in allowed:
+                raise UserError(f"{sidecar}: {key} is {wanted[key]!r}; allowed: {', '.join(allowed)}.")
         return EncoderSpec(
             name=path.stem,
             size_px=int(wanted["size"]),
@@ -230,6 +233,8 @@ def read_sidecar(path: Path) -> EncoderSpec:
             licence=str(values.get("licence", "")),
             source=str(values.get("source", "")),
         )
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{sidecar} can't be used: {type(error).__name__} {error}.") from error
 
@@ -250,4 +255,6 @@ def find_encoder(backbone: str) -> Encoder | None:
         return None
     if not path.is_file():
         raise WeightsError(f"No ONNX file at {path}. Give its path, or put it in a folder of {WEIGHTS_VARIABLE}.")
+    if any(path.with_name(name + ".data").exists() for name in (path.name, path.stem)):
+        raise UserError(f"{path.name} keeps its weights in a second file; save it as one ONNX file.")
     return OnnxEncoder(path, spec=read_sidecar(path))

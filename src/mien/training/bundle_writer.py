@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -10,26 +9,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file as save_tensors
 
-from mien.core.errors import MienError, UserError
-from mien.core.storage import atomic_directory, sha256_file, write_json, write_text
+from mien.core.storage import (
+    atomic_directory,
+    check_output_folder,
+    remove_leftovers,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from mien.core.weights import find_onnx
 from mien.models.hub_encoder import HubEncoder
-from mien.models.onnx_writer import OPSET, export_encoder, export_head, write_linear_head
+from mien.models.onnx_writer import OPSET, ParityError, export_encoder, export_head, write_linear_head
 from mien.runtime.bundle import BUNDLE_FORMAT, MANIFEST, Bundle, ModelSpec, Sampling
 from mien.runtime.encoders import EncoderSpec, HogEncoder, OnnxEncoder
 from mien.training.model_card import model_card
 from mien.training.model_fit import FittedNetwork, FittedProbe, Material
 
 PARITY_RECORDINGS = 3
+PARITY_BLOCK = 64  # crops in memory at a time
 # float32 sums in another order: 1e-4 in a logit is 2.5e-5 in a probability.
 MAX_LOGIT_DIFFERENCE = 1e-3
-
-
-class ParityError(MienError):
-    """The exported model doesn't give what the trained one gives."""
 
 
 def write_bundle(
@@ -50,8 +50,8 @@ def write_bundle(
         UserError: The folder holds something that isn't a bundle.
         ParityError: ONNX and PyTorch differ.
     """
-    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise UserError(f"{out} isn't empty and isn't a bundle. Give another --out.")
+    check_output_folder(out, marker=MANIFEST, what="bundle")
+    remove_leftovers(out.parent, of=out.name)
     with atomic_directory(out) as folder:
         spec = _write_model(fitted, folder, label=label, provenance=provenance)
         detector = find_onnx("yunet")
@@ -104,7 +104,8 @@ def _bundle_logits(
     dataset = material.dataset
     table, crops = dataset.frames(recording_id), dataset.crops(recording_id)
     seen = np.flatnonzero(dataset.has_crop(recording_id))
-    features = bundle.features(np.asarray(crops[seen]))
+    blocks = [seen[start : start + PARITY_BLOCK] for start in range(0, len(seen), PARITY_BLOCK)]
+    features = np.concatenate([bundle.features(np.asarray(crops[block])) for block in blocks])
     whole = np.full((len(table), features.shape[1]), np.nan, np.float32)
     whole[seen] = features
     return bundle.logits(whole, pts_s=table["pts_s"].to_numpy())[frames]
@@ -115,6 +116,7 @@ def _write_model(
 ) -> ModelSpec:
     dataset, choice = fitted.material.dataset, fitted.choice
     encoder = _write_probe(fitted, folder) if isinstance(fitted, FittedProbe) else _write_network(fitted, folder)
+    fitted.save_weights(folder / "model.safetensors")
     return ModelSpec(
         name=choice.text,
         label=label,
@@ -141,8 +143,6 @@ def _write_probe(fitted: FittedProbe, folder: Path) -> EncoderSpec:
     write_linear_head(
         folder / "head.onnx", mean=probe.mean, scale=probe.scale, coef=probe.coef, intercept=probe.intercept
     )
-    arrays = {name: np.ascontiguousarray(value) for name, value in dataclasses.asdict(probe).items()}
-    save_arrays(arrays, folder / "model.safetensors")
     encoder = fitted.encoder
     if isinstance(encoder, OnnxEncoder):
         shutil.copyfile(encoder.path, folder / "encoder.onnx")
@@ -158,8 +158,6 @@ def _write_network(fitted: FittedNetwork, folder: Path) -> EncoderSpec:
     classifier = built.classifier.eval().cpu()
     export_encoder(classifier.encoder, folder / "encoder.onnx", image_size=built.image_size)
     export_head(classifier.head, folder / "head.onnx", feature_dim=built.feature_dim)
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in classifier.state_dict().items()}
-    save_tensors(tensors, folder / "model.safetensors")
     return EncoderSpec(
         name=built.name,
         size_px=built.image_size,

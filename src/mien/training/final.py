@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mien.core.errors import WeightsError
 from mien.core.progress import say
+from mien.core.storage import check_output_folder
 from mien.core.types import Split
+from mien.core.weights import WEIGHTS_VARIABLE, find_onnx
 from mien.data.clips import ClipIndex, build_clips
 from mien.data.dataset import Dataset
 from mien.data.splits import holdout_split
 from mien.models.choice import ModelChoice, parse_model
+from mien.runtime.bundle import MANIFEST
 from mien.training.bundle_writer import write_bundle
 from mien.training.estimate import Estimate, estimate_fits
 from mien.training.model_fit import check_baseline, check_model, fit_model
@@ -76,7 +80,13 @@ def plan_training(
     choice = parse_model(model, default_baseline=baseline)
     dataset = Dataset.open(dataset_path)
     clips = build_clips(dataset, target=target)
-    check_model(choice, settings=settings)
+    check_output_folder(out, marker=MANIFEST, what="bundle")
+    check_model(choice, dataset=dataset, settings=settings)
+    if dataset.detector == "yunet" and find_onnx("yunet") is None:
+        raise WeightsError(
+            f"{dataset_path} was prepared with the face detector YuNet, which belongs into the bundle, but its ONNX "
+            f"isn't on this machine. Name the weights directory that holds it with --weights-dir or {WEIGHTS_VARIABLE}."
+        )
     check_baseline(choice, clips=clips)
     split = holdout_split(clips, seed=seed)
     return TrainingPlan(dataset, clips, choice, split, settings, seed, out)

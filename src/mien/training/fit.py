@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +12,12 @@ from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
-from mien.core.storage import atomic_path
 from mien.models.classifier import BuiltModel, Classifier
 from mien.training.config import TrainConfig
 from mien.training.inference import frame_features, frame_logits
-from mien.training.lightning_module import Best
 from mien.training.loaders import FrameSet, NetworkBaseline, read_pixels
 from mien.training.phases import PhasedFit, Sides, device_name
 from mien.training.reproducible import quiet, reproducible
-
-CHECKPOINT = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,6 @@ def fit_network(
     baseline: NetworkBaseline,
     seed: int,
     on_epoch: Callable[[str], None] | None = None,
-    checkpoint_dir: Path | None = None,
 ) -> FitResult:
     """Fit a network; same seed and machine, same weights to the last bit (on a CPU).
 
@@ -75,7 +69,6 @@ def fit_network(
             training, over all its frames in evaluation.
         seed: Seed of batches, augmentation and dropout; the initial weights came with `built`.
         on_epoch: Called with one line after each epoch.
-        checkpoint_dir: Where `best.safetensors` is written, None for nowhere.
 
     Raises:
         UserError: No labelled frames on one side, a single class, memory that isn't enough for one picture, or a loss
@@ -87,8 +80,6 @@ def fit_network(
     fit = PhasedFit(built, sides=sides, scheme=scheme, config=config, seed=seed, on_epoch=on_epoch)
     with reproducible(fit.device), quiet():
         fit.run()
-    if checkpoint_dir is not None:
-        _write_checkpoint(fit.best, checkpoint_dir / CHECKPOINT)
     return FitResult(
         history=fit.history,
         best_epoch=fit.best.epoch,
@@ -110,13 +101,6 @@ def _check_frames(built: BuiltModel, *, train: FrameSet, validation: FrameSet, t
                 f"{built.name} was built for pictures of {built.image_size} px, but the {name} frames have {size_px} "
                 "px; give both the same image_size."
             )
-
-
-def _write_checkpoint(best: Best, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    with atomic_path(path) as temporary:
-        save_file({name: value.contiguous() for name, value in best.weights.items()}, temporary)
 
 
 def predict_features(classifier: Classifier, frames: FrameSet, *, batch_size: int) -> NDArray[np.float32]:

@@ -6,26 +6,32 @@ frames of a recording, minus the personal baseline, through the head.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
 
 from mien.core.errors import RefusedError, UserError, WeightsError
 from mien.core.labels import LabelScheme
+from mien.core.storage import sha256_file
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
+from mien.models.backbones import WEIGHTS_FILE, find_weights
 from mien.models.choice import ModelChoice
 from mien.models.classifier import BuiltModel
 from mien.models.complexity import complexity
 from mien.models.hub_encoder import HubEncoder
 from mien.models.onnx_writer import count_parameters
-from mien.models.registry import MODELS, build_model
+from mien.models.registry import MODELS, PRETRAINED, build_model
 from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.cache import cached_features, cached_pixels
 from mien.runtime.encoders import Encoder, OnnxEncoder, find_encoder
@@ -44,6 +50,10 @@ class FittedModel(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """Return what `fit.json` holds: history, seconds, device, model_facts (parameters, size, FLOPs, weights)."""
+        ...
+
+    def save_weights(self, path: Path) -> None:
+        """Write what was fitted, as safetensors."""
         ...
 
 
@@ -124,6 +134,11 @@ class FittedProbe:
             },
         }
 
+    def save_weights(self, path: Path) -> None:
+        """Write mean, scale, coefficients and intercept."""
+        arrays = {name: np.ascontiguousarray(value) for name, value in dataclasses.asdict(self.probe).items()}
+        save_arrays(arrays, path)
+
 
 @dataclass(frozen=True)
 class FittedNetwork:
@@ -156,6 +171,11 @@ class FittedNetwork:
             "batch_size": self.result.batch_size,
             "model_facts": self.model_facts,
         }
+
+    def save_weights(self, path: Path) -> None:
+        """Write the best weights."""
+        state = self.built.classifier.state_dict()
+        save_tensors({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, path)
 
 
 def fit_model(
@@ -190,14 +210,19 @@ def fit_model(
     )
 
 
-def check_model(choice: ModelChoice, *, settings: FitSettings) -> None:
+def check_model(choice: ModelChoice, *, dataset: Dataset, settings: FitSettings) -> None:
     """Check that a model's weights are there and its settings fit, before anything is run.
 
     Raises:
-        UserError: Weights or files that can't be had, or settings that the model can't take.
+        UserError: Weights or files that can't be had, or settings that the model or the dataset can't take.
     """
+    crop = open_encoder(choice).spec.crop if choice.is_probe else settings.for_model(choice.name).crop
+    if dataset.margin is not None and crop > dataset.margin:
+        raise UserError(
+            f"{choice.text} looks at {crop:g} times the face box, but the dataset's crops hold {dataset.margin:g}. "
+            "Set a smaller crop (in the settings, or in the ONNX's sidecar)."
+        )
     if choice.is_probe:
-        open_encoder(choice)
         return
     if choice.backbone is not None and choice.backbone.endswith(".onnx"):
         raise UserError(f"{choice.text}: a network needs PyTorch weights; an ONNX file serves linear_probe only.")
@@ -214,13 +239,23 @@ def check_model(choice: ModelChoice, *, settings: FitSettings) -> None:
 
 
 def check_baseline(choice: ModelChoice, *, clips: ClipIndex) -> None:
-    """Refuse a personal baseline where it would erase the label.
+    """Refuse a personal baseline where it would erase the label, or has too little to stand on.
 
     Raises:
-        RefusedError: The label is constant within (nearly) every recording.
+        RefusedError: A recording is too short, or the label is constant within (nearly) every recording.
     """
     if choice.baseline.kind == "none":
         return
+    seconds = (clips.table["end_s"] - clips.table["start_s"]).groupby(clips.table["recording_id"]).sum()
+    needed_s = choice.baseline.needed_s
+    short = seconds[seconds < needed_s]
+    if len(short):
+        raise RefusedError(
+            [
+                f"{choice.text}: {len(short)} of {len(seconds)} recordings have less than {needed_s:g} s with a face "
+                f"({short.index[0]}: {short.iloc[0]:.1f} s), too little for a personal baseline. Use it without."
+            ]
+        )
     varying = clips.table.groupby("recording_id")["target"].nunique() > 1
     if varying.mean() < 0.1:
         raise RefusedError(
@@ -246,6 +281,16 @@ def open_encoder(choice: ModelChoice) -> Encoder:
     except WeightsError as error:
         known = "A backbone is hog, a path to model.onnx, a folder of the weights directory that holds an ONNX, or a"
         raise WeightsError(f"{choice.text}: {error} {known} Hugging Face folder or id.") from error
+
+
+def weights_digest(choice: ModelChoice, *, settings: FitSettings) -> str | None:
+    """Return a digest of the pretrained weights of a model, None where it has none: other weights, other results."""
+    if choice.is_probe:
+        return open_encoder(choice).digest
+    wanted = PRETRAINED.get(choice.name)
+    if wanted is None or settings.random_init:
+        return None
+    return sha256_file(find_weights(wanted, backbone=choice.backbone) / WEIGHTS_FILE)
 
 
 def frozen_parameters(encoder: Encoder) -> int:
@@ -336,7 +381,7 @@ def _fit_network(
     )
     facts = network_facts(
         built,
-        config_json=settings.to_json()["training"],
+        config_json=dataclasses.asdict(config),
         batch_size=config.batch_size or MODELS[choice.name].batch_size,
     )
 

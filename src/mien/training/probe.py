@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
 
 
@@ -84,9 +85,17 @@ def fit_probe(
         participants: (N,) participant ids.
         scheme: The target.
         config: Settings.
+
+    Raises:
+        UserError: The clips show one class only.
     """
     from sklearn.linear_model import LogisticRegression
 
+    if len(np.unique(targets)) < 2:
+        raise UserError(
+            f"The training participants show one class of {scheme.target!r} only; a model needs two. Use more "
+            "participants, another target, or fewer folds."
+        )
     values = np.asarray(features, np.float64)
     mean, scale = values.mean(axis=0), values.std(axis=0)
     # A feature that never varies carries nothing; dividing by 1 leaves it at 0.

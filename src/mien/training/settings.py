@@ -75,9 +75,12 @@ def load_settings(path: Path | None, *, epochs: int | None = None, random_init: 
         if not isinstance(values[key], dict):
             raise UserError(f"{path}: {key} must hold 'key: value' lines, got {values[key]!r}.")
     per_model = values.get("models", {})
+    networks = [name for name, entry in MODELS.items() if entry.build is not None]
     for name, changes in per_model.items():
-        if name not in MODELS:
-            raise unknown_name(f"model in {path}", got=str(name), allowed=MODELS)
+        if name not in networks:
+            raise unknown_name(f"model in {path}", got=str(name), allowed=networks)
+        if not isinstance(changes, dict | None):
+            raise UserError(f"{path}: models: {name} must hold 'key: value' lines, got {changes!r}.")
         build_config(TrainConfig, changes or {}, where=f"{path}: models: {name}")
     return FitSettings(
         training=build_config(TrainConfig, values.get("training", {}), where=f"{path}: training"),

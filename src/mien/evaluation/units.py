@@ -1,0 +1,149 @@
+"""What is scored once: a clip, a recording or a participant, as one label describes it.
+
+Where every participant has a single label, nobody has both classes: balanced accuracy and AUROC of a participant are
+undefined, and F1 is the recall. Such targets are scored once over all participants, each a row of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.core.errors import UserError
+from mien.core.labels import LabelScheme
+from mien.evaluation.intervals import Interval, binomial_interval
+from mien.evaluation.metrics import score_participant
+
+ScoredPer = Literal["participant mean", "participants", "recordings"]
+KEY_COLUMNS = ("model", "fold", "participant_id")
+RANKING_METRICS = ("f1", "macro_f1", "auroc", "auprc")  # no count of independent hits, so no exact interval
+
+
+def scored_per(table: pd.DataFrame, scheme: LabelScheme) -> ScoredPer:
+    """Say over what a target is scored.
+
+    `participant mean`: each participant gets scores, which are then averaged. `participants`: one row per participant,
+    all scored together: the unit is the participant, or the recording where no participant has more than one class
+    but some have several recordings (these repeat the person, so they aren't counted as independent). `recordings`:
+    the same for one recording per participant.
+
+    Args:
+        table: Clips with recording_id, participant_id and target; clips without a target don't count.
+        scheme: Says what one label describes.
+    """
+    if scheme.unit == "participant":
+        return "participants"
+    if scheme.unit != "recording":
+        return "participant mean"
+    people = table[table["target"].notna()].groupby("participant_id")
+    if (people["target"].nunique() > 1).any():
+        return "participant mean"
+    return "recordings" if (people["recording_id"].nunique() == 1).all() else "participants"
+
+
+def unit_column(table: pd.DataFrame, scheme: LabelScheme) -> Literal["clip_id", "recording_id", "participant_id"]:
+    """Return the column that tells the units of a target apart (see `scored_per`)."""
+    if scheme.unit not in ("recording", "participant"):
+        return "clip_id"
+    return "participant_id" if scored_per(table, scheme) == "participants" else "recording_id"
+
+
+def unit_predictions(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.DataFrame:
+    """Return one row per model and unit: the mean probability of its clips, and its target.
+
+    Args:
+        predictions: Clips with a target: model, fold, recording_id, participant_id, start_s, end_s, prob_<output>.
+        scheme: Says what one label describes.
+
+    Raises:
+        UserError: Two targets in one unit.
+    """
+    column = unit_column(predictions, scheme)
+    if column == "clip_id" or predictions.empty:
+        return predictions
+    keys = [*KEY_COLUMNS, "recording_id"] if column == "recording_id" else list(KEY_COLUMNS)
+    grouped = predictions.groupby(keys, sort=False)
+    several = grouped["target"].nunique() > 1
+    if several.any():
+        raise UserError(
+            f"The unit of {scheme.target!r} is {scheme.unit!r}, but "
+            f"{'/'.join(map(str, several.index[several][0][2:]))} has several targets. Set the study's unit to what "
+            "one label describes (frame or segment), or mend the labels."
+        )
+    how = {"recording_id": "first", "start_s": "min", "end_s": "max", "target": "first"}
+    how |= {f"prob_{name}": "mean" for name in scheme.output_names}
+    return grouped.agg({name: rule for name, rule in how.items() if name not in keys}).reset_index()
+
+
+def unit_metrics(rows: pd.DataFrame) -> dict[str, Any]:
+    """Score participants of one label each, all together.
+
+    Args:
+        rows: Rows of `participant_scores` with one unit each: their confusion counts and mean probabilities.
+
+    Returns:
+        The metrics of `score_participant` over all rows. `accuracy`, `precision`, `recall`, `sensitivity`,
+        `specificity` and `balanced_accuracy` as mean, low, high, n: exact binomial intervals (a mean over classes has
+        the conservative one of `binomial_interval`), n the rows that the share is of, such as the positive ones.
+        `RANKING_METRICS` likewise, with NaN ends: no exact interval of them exists. Other metrics are plain numbers.
+    """
+    counts = confusion_of(rows)
+    probabilities = rows[[name for name in rows if str(name).startswith("prob_")]]
+    classes = range(len(counts))
+    codes = np.column_stack([rows[[f"count_{i}_{j}" for j in classes]].sum(axis=1) for i in classes]).argmax(axis=1)
+    binary = probabilities.shape[1] == 1
+    scheme = LabelScheme("units", "binary" if binary else "multiclass", tuple(map(str, classes)), "any")
+    metrics: dict[str, Any] = score_participant(
+        codes.astype(np.int64), probabilities.to_numpy(dtype=np.float64), scheme
+    )
+    for name, (hits, totals) in _shares(counts, binary=binary).items():
+        interval = binomial_interval(hits, totals)
+        metrics[name] = asdict(replace(interval, n=min(interval.n, len(rows))))
+    nan = float("nan")
+    for name in RANKING_METRICS:
+        defined = len(rows) if np.isfinite(metrics[name]) else 0
+        metrics[name] = asdict(Interval(metrics[name], nan, nan, defined))
+    return metrics
+
+
+def balanced_accuracy_of(counts: NDArray[np.int64]) -> float:
+    """Return the mean recall of all classes; NaN where one doesn't occur.
+
+    >>> balanced_accuracy_of(np.array([[3, 1], [1, 1]]))
+    0.625
+    """
+    true = counts.sum(axis=1)
+    return float((np.diag(counts) / true).mean()) if true.size and (true > 0).all() else float("nan")
+
+
+def confusion_of(scores: pd.DataFrame) -> NDArray[np.int64]:
+    """Sum the confusion counts (K, K) of rows of `participant_scores`, row = true class."""
+    columns = [column for column in scores if str(column).startswith("count_")]
+    codes = range(round(len(columns) ** 0.5))
+    return np.array([[int(scores[f"count_{i}_{j}"].sum()) for j in codes] for i in codes], dtype=np.int64)
+
+
+def _shares(counts: NDArray[np.int64], *, binary: bool) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Hits and totals of each metric that is a share, or a mean of one share per class."""
+    hits, true, predicted, total = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0), counts.sum(keepdims=True)[0]
+    absent, rejected = total - true, total - true - predicted + hits
+    # A binary target's are those of its second class; its specificity is the share of the first that is rejected.
+    chosen = np.array([1]) if binary else np.flatnonzero(true > 0)
+    recall = _defined(hits[chosen], true[chosen])
+    none = np.zeros(0, dtype=np.int64)
+    return {
+        "accuracy": _defined(hits.sum(keepdims=True), total),
+        "balanced_accuracy": (hits, true) if (true > 0).all() else (none, none),
+        "precision": _defined(hits[chosen], predicted[chosen]),
+        "recall": recall,
+        "sensitivity": recall,
+        "specificity": _defined(rejected[chosen], absent[chosen]),
+    }
+
+
+def _defined(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return hits[totals > 0], totals[totals > 0]
