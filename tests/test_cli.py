@@ -120,10 +120,12 @@ def test_a_bug_is_status_1_with_a_log_file_and_no_traceback(drawn_dataset, tmp_p
 
 
 def test_dry_runs_write_nothing(drawn_study, drawn_dataset, tmp_path):
-    estimate = json.loads(call("prepare", drawn_study, "--out", tmp_path / "d", "--dry-run").stdout)
+    estimate = json.loads(call("prepare", drawn_study, "--out", tmp_path / "d", "--dry-run", "--json").stdout)
     assert estimate["num_recordings"] == 6
     arguments = ("--target", "Smile", "--models", "improved_cnn,linear_probe", "--folds", 3, "--epochs", 1, "--dry-run")
-    estimate = json.loads(call("compare", drawn_dataset.path, *arguments, "--out", tmp_path / "r").stdout)
+    assert "Would fit 6 times" in call("compare", drawn_dataset.path, *arguments, "--out", tmp_path / "r").stdout
+    result = call("compare", drawn_dataset.path, *arguments, "--out", tmp_path / "r", "--json")
+    estimate = json.loads(result.stdout)
     assert estimate["fits"] == 6
     assert estimate["minutes_at_most"] > 0
     assert not list(tmp_path.iterdir())

@@ -209,6 +209,18 @@ def test_what_is_trained_is_what_is_deployed(model, drawn_dataset, drawn_study, 
     assert merged["prob_Smile"].to_numpy() == pytest.approx(merged["trained"].to_numpy(), abs=1e-4)
 
 
+def test_a_bundle_is_made_once_and_never_replaced_by_another(drawn_dataset, tmp_path):
+    out = tmp_path / "bundle"
+    arguments = {"target": "Smile", "model": "linear_probe", "out": out}
+    parity = train_bundle(plan_training(drawn_dataset.path, **arguments))
+    written = (out / "bundle.json").stat().st_mtime_ns
+    assert train_bundle(plan_training(drawn_dataset.path, **arguments)) == parity
+    assert (out / "bundle.json").stat().st_mtime_ns == written
+    for change in ({"target": "Speaking"}, {"model": "linear_probe+recording"}, {"seed": 1}):
+        with pytest.raises(UserError, match="holds another bundle"):
+            plan_training(drawn_dataset.path, **{**arguments, **change})
+
+
 def test_a_bundle_that_was_changed_is_not_opened(drawn_dataset, tmp_path):
     from mien import load
 

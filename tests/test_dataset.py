@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from media_fixtures import write_sound, write_video
+from mien.cli.data_commands import show_dataset
 from mien.core.errors import UserError
 from mien.data.clips import build_clips
 from mien.data.dataset import Dataset
@@ -58,9 +59,17 @@ def dataset(tmp_path_factory) -> Dataset:
     return prepare(make(base / "S"), out=base / "D", config=CONFIG)
 
 
-def with_faces(dataset: Dataset, found: dict[str, list[bool]]) -> Dataset:
-    """Return the dataset as if its crops were of faces, found in these frames."""
-    changed = Dataset(dataset.path, info={**dataset.info, "config": {**dataset.info["config"], "crop": "face"}})
+def with_unit(dataset: Dataset, unit: str) -> Dataset:
+    """Return the dataset as if its study said so, with a target "Session" that only the recording c2 has."""
+    changed = Dataset(dataset.path, info={**dataset.info, "study": {**dataset.info["study"], "unit": unit}})
+    session = dataset.annotations.query("recording_id == 'c2' and scheme == 'Always'").assign(scheme="Session")
+    changed.__dict__["annotations"] = pd.concat([dataset.annotations, session], ignore_index=True)
+    return changed
+
+
+def with_faces(dataset: Dataset, found: dict[str, list[bool]], *, crop: str = "none") -> Dataset:
+    """Return the dataset as if faces were found in these frames, and its crops were of this kind."""
+    changed = Dataset(dataset.path, info={**dataset.info, "config": {**dataset.info["config"], "crop": crop}})
     parts = {name: changed.frames(name).assign(face_found=faces) for name, faces in found.items()}
     changed.frames = lambda name: parts[name] if name in parts else dataset.frames(name)
     samples = dataset.samples.copy()
@@ -68,6 +77,17 @@ def with_faces(dataset: Dataset, found: dict[str, list[bool]]) -> Dataset:
         samples.loc[samples["recording_id"] == name, "face_found"] = faces
     changed.__dict__["samples"] = samples
     return changed
+
+
+def shown(facts: dict, capsys) -> str:
+    capsys.readouterr()
+    show_dataset(facts)
+    return capsys.readouterr().out
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Return the cells of a printed table's rows, without its header."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
 
 
 def targets_of(clips, recording_id: str) -> dict[float, int]:
@@ -113,13 +133,57 @@ def test_a_clip_ends_at_the_next_sample_or_after_an_interval(tmp_path):
 
 
 def test_frames_without_a_face_are_missing_under_face_crops(dataset):
-    changed = with_faces(dataset, {name: [True, True, False, True, False] for name in ("a", "b", "c", "c2", "d")})
+    found = {name: [True, True, False, True, False] for name in ("a", "b", "c", "c2", "d")}
+    changed = with_faces(dataset, found, crop="face")
     clips = build_clips(changed, target="Smile")
     assert targets_of(clips, "a") == {0.0: 0, 0.5: 1, 1.5: 0}
     assert clips.excluded.to_dict("records") == [
         {"reason": "recording not annotated", "count": 5, "recordings": 1},
         {"reason": "no face found", "count": 8, "recordings": 4},
     ]
+
+
+def test_what_a_tool_did_not_see_is_missing_whatever_the_crops_show(dataset):
+    # The crops are whole pictures; the tool annotated faces, and here found the first two of each recording.
+    changed = with_faces(dataset, {name: [True, True, False, False, False] for name in ("a", "b", "c", "c2", "d")})
+    changed.info = {**dataset.info, "study": {**dataset.info["study"], "label_source": "tool:AFFDEX"}}
+    assert changed.crop == "none"
+    clips = build_clips(changed, target="Smile")
+    assert targets_of(clips, "a") == {0.0: 0, 0.5: 1}
+    assert targets_of(clips, "b") == {0.0: 0, 0.5: 0}
+    assert clips.excluded.to_dict("records") == [
+        {"reason": "recording not annotated", "count": 5, "recordings": 1},
+        {"reason": "no face found", "count": 12, "recordings": 4},
+    ]
+    smile = next(target for target in changed.targets() if target.name == "Smile")
+    assert smile.prevalence == pytest.approx(1 / 8)
+    # Nobody read the arm of the study off a face, and people annotate what they see of the rest.
+    assert len(build_clips(changed, target="arm").table) == 20
+    people = with_faces(dataset, {"a": [False] * 5}, crop="none")
+    assert targets_of(build_clips(people, target="Smile"), "a") == targets_of(build_clips(dataset, target="Smile"), "a")
+
+
+@pytest.mark.parametrize(
+    ("unit", "target", "message"),
+    [
+        (
+            "recording",
+            "Smile",
+            r"unit: recording, one label per recording, but 'Smile' varies within 2 of 4 recordings: "
+            r"a has clips 3 of 'not Smile', 2 of 'Smile'. Set unit: frame \(or segment",
+        ),
+        ("participant", "Smile", r"varies within 2 of 3 participants: A has .* Set unit: frame"),
+        ("participant", "Session", r"varies within 1 of 3 participants: C has .* Set unit: recording and prepare"),
+    ],
+)
+def test_a_label_that_varies_within_its_unit_is_refused_before_any_fit(dataset, unit, target, message):
+    with pytest.raises(UserError, match=message):
+        build_clips(with_unit(dataset, unit), target=target)
+
+
+def test_a_label_that_is_constant_in_its_unit_is_accepted(dataset):
+    clips = build_clips(with_unit(dataset, "recording"), target="Session")
+    assert (clips.scheme.unit, set(clips.table["target"])) == ("recording", {0, 1})
 
 
 def test_classes_by_value_outside_and_on_disagreement(dataset):
@@ -153,7 +217,7 @@ def test_attributes_are_targets(dataset):
             r"never varies: all 20 usable frames are 'Always' \(prevalence 100 %\).*vary: Joy, Smile, valence, arm",
         ),
         ("constant", "never varies"),
-        ("age", "takes 4 different values: a number"),
+        ("age", "takes 4 different values: numbers, not categories"),
         ("mixed", "1 of its 2 annotations have no value"),
     ],
 )
@@ -172,6 +236,43 @@ def test_what_can_be_asked(dataset):
     assert (summaries["Always"].prevalence, summaries["Always"].varies) == (1.0, False)
     assert summaries["valence"].prevalence is None
     assert not summaries["constant"].varies
+
+
+def test_what_cannot_be_asked_says_why(dataset, capsys):
+    unusable = dict(dataset.unusable_targets())
+    assert list(unusable) == ["mixed", "age"]
+    assert unusable["mixed"].startswith("1 of its 2 annotations have no value")
+    assert unusable["age"].startswith("takes 4 different values: numbers")
+    facts = describe(dataset)
+    assert [row["name"] for row in facts["unusable_targets"]] == ["mixed", "age"]
+    text = shown(facts, capsys)
+    assert "can't be a target: mixed: 1 of its 2 annotations" in text
+    assert "not a category: age (numbers)" in text and "can't be a target: age" not in text
+
+
+def test_shown_targets_say_what_is_positive(dataset, capsys):
+    facts = describe(dataset)
+    emotions = {**facts["targets"][3], "name": "emotion", "classes": list("abcdefgh")}
+    nobody = {**facts["targets"][2], "name": "nobody", "prevalence": None, "num_participants": 0}
+    text = shown({**facts, "targets": [*facts["targets"], emotions, nobody]}, capsys)
+    cells = {row[0]: row for row in table_rows(text)}
+    assert cells["arm"][2] == "positive: placebo"
+    assert (cells["Smile"][2], cells["Smile"][3]) == ("", "0.150")
+    assert cells["valence"][2] == "high, low, mid"
+    assert cells["emotion"][2] == "a, b, c, d, e, f, ..."
+    assert cells["nobody"][3] == ""
+
+
+def test_failures_alike_are_shown_once_and_lost_recordings_first(dataset, capsys):
+    keys = ("recording", "stage", "reason", "advice")
+    odd = [(f"r{n}", "annotations", f"{n} annotations of another face", "Look.") for n in range(20)]
+    rows = [dict(zip(keys, row, strict=True)) for row in [*odd, ("v", "video", "v.mp4 is empty", "Copy it again.")]]
+    facts = describe(dataset)
+    cells = table_rows(shown({**facts, "targets": [], "failures": rows}, capsys))
+    assert [row[0] for row in cells] == ["v", "r0", "r1", "r2", "..."]
+    assert cells[-1][2] == "... and 17 more like it; all are in failures.csv"
+    few = table_rows(shown({**facts, "targets": [], "failures": rows[-12:]}, capsys))
+    assert [row[0] for row in few] == ["v", *(f"r{n}" for n in range(9, 20))]
 
 
 def test_uncoded_time_is_missing_not_negative(tmp_path):
@@ -196,7 +297,7 @@ def test_describe_is_json_and_counts_people(dataset):
     assert text["failures"] == []
 
 
-def test_sound_alone_has_targets_but_no_clips(tmp_path):
+def test_sound_alone_has_targets_but_no_clips(tmp_path, capsys):
     for number, emotion in enumerate(("03", "04"), start=1):
         tone = np.zeros(8000 * number, dtype=np.int16)
         write_sound(tmp_path / f"03-01-{emotion}-01-01-01-0{number}.wav", parts=[(0.0, tone)], rate_hz=16000)
@@ -205,8 +306,9 @@ def test_sound_alone_has_targets_but_no_clips(tmp_path):
     assert (emotion.varies, emotion.num_participants, emotion.classes) == (True, 2, ("happy", "sad"))
     # The emotion lasts as long as the recording.
     assert dataset.annotations["offset_s"].tolist() == [0.5, 1.0]
-    with pytest.raises(UserError, match=r"No frame.*recording without a picture: 0 frames in 2 recordings"):
+    with pytest.raises(UserError, match=r"^None of the 2 recordings has a picture, and .* look at pictures only\.$"):
         build_clips(dataset, target="emotion")
+    assert "no picture; labels" in shown(describe(dataset), capsys)
 
 
 def test_what_is_no_dataset(tmp_path):

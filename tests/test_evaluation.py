@@ -7,16 +7,19 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
 from mien.core.storage import to_jsonable
 from mien.core.types import Split
-from mien.evaluation.baselines import trivial_predictions
-from mien.evaluation.intervals import participant_interval
+from mien.evaluation.baselines import trivial_predictions, trivial_scores
+from mien.evaluation.intervals import binomial_interval, participant_interval
 from mien.evaluation.metrics import confusion, false_alarms_per_minute, prevalence_agreement, score_participant
 from mien.evaluation.overfitting import best_epoch, overfitting
-from mien.evaluation.scores import participant_scores, summarise_model
+from mien.evaluation.prevalence import prevalence_sweep
+from mien.evaluation.scores import check_predictions, participant_scores, summarise_model
+from mien.evaluation.units import confusion_of, scored_per
 
 BINARY = LabelScheme("Smile", "binary", ("not Smile", "Smile"), "human")
 THREE = LabelScheme("Mood", "multiclass", ("calm", "glad", "sad"), "human")
@@ -229,6 +232,38 @@ class TestInterval:
         assert 0.93 <= coverage <= 0.965  # the binomial error of 1500 rounds is .006
 
 
+class TestBinomialInterval:
+    @pytest.mark.parametrize(
+        ("hits", "total", "low", "high"),
+        [(8, 10, 0.4439, 0.9748), (0, 10, 0.0, 0.3085), (10, 10, 0.6915, 1.0), (5, 10, 0.1871, 0.8129)],
+    )
+    def test_one_share_is_that_of_the_tables(self, hits, total, low, high):
+        # Clopper-Pearson at 95 %, as R's binom.test prints it.
+        interval = binomial_interval(np.array([hits]), np.array([total]))
+        assert (interval.mean, interval.n) == (hits / total, total)
+        assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+    def test_a_mean_of_two_splits_the_error(self):
+        both = binomial_interval(np.array([5, 2]), np.array([5, 8]))
+        one = [binomial_interval(np.array([h]), np.array([n]), confidence=0.975) for h, n in ((5, 5), (2, 8))]
+        assert both.mean == pytest.approx((1 + 0.25) / 2)
+        assert both.low == pytest.approx((one[0].low + one[1].low) / 2)
+        assert both.high == pytest.approx((1 + one[1].high) / 2)
+        assert both.n == 13
+
+    def test_it_covers_balanced_accuracy(self):
+        generator = np.random.default_rng(1)
+        hits = generator.binomial([10, 6], [0.8, 0.6], size=(600, 2))
+        intervals = [binomial_interval(row, np.array([10, 6])) for row in hits]
+        assert np.mean([interval.low <= 0.7 <= interval.high for interval in intervals]) >= 0.95
+
+    def test_wrong_input(self):
+        assert np.isnan(binomial_interval(np.zeros(0), np.zeros(0)).mean)
+        for hits, totals in (([3], [2]), ([0], [0]), ([-1], [2])):
+            with pytest.raises(UserError, match="allowed: 0 up to"):
+                binomial_interval(np.array(hits), np.array(totals))
+
+
 class TestTrivialPredictions:
     SPLITS = (
         Split(0, train=("c", "d"), validation=("b",), test=("a",), seed=0),
@@ -262,11 +297,102 @@ class TestTrivialPredictions:
         assert shares[0] == pytest.approx(2 / 8, abs=0.04)
         assert shares[1] == pytest.approx(4 / 7, abs=0.04)
 
+    def test_scores_of_the_prior_are_the_mean_of_its_draws(self):
+        given = {"clips": self.clips(repeat=5), "splits": self.SPLITS, "scheme": BINARY, "seed": 3}
+        several = trivial_scores(**given, draws=40)
+        assert several["model"].tolist() == ["majority"] * 2 + ["prior"] * 2
+        alone = participant_scores(self.predict("majority", clips=given["clips"]), BINARY)
+        pd.testing.assert_frame_equal(several[several["model"] == "majority"], alone, check_dtype=False)
+        prior = several[several["model"] == "prior"].set_index("participant_id")
+        # b has 15 negatives and 5 positives, and 4 of 7 of the others' clips are positive
+        row = prior.loc["b"]
+        assert (row["n"], row["positives"], row["fold"]) == (20, 5, 1)
+        assert row["count_0_0"] + row["count_0_1"] == pytest.approx(15)
+        assert row["count_1_1"] == pytest.approx(5 * 4 / 7, abs=0.6)
+        assert row["balanced_accuracy"] == pytest.approx(0.5, abs=0.06)
+        assert np.isnan(prior.loc["a", "balanced_accuracy"])  # never negative
+        summary = summarise_model(several[several["model"] == "prior"], folds=2)
+        assert np.sum(summary["confusion"], axis=1).tolist() == [15, 20]
+        assert summary["balanced_accuracy"]["n"] == 1
+        pd.testing.assert_frame_equal(several, trivial_scores(**given, draws=40))
+        with pytest.raises(UserError, match="0 draws"):
+            trivial_scores(**given, draws=0)
+
+    def test_many_draws_of_the_prior_are_at_chance_with_few_participants(self):
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="participant")
+        clips = self.people(num=12, clips=2)
+        names = [f"p{p}" for p in range(12)]
+        halves = (names[:6], names[6:])
+        splits = [Split(i, train=tuple(halves[1 - i]), validation=(), test=tuple(halves[i]), seed=0) for i in (0, 1)]
+        scores = trivial_scores(clips=clips, splits=splits, scheme=scheme, seed=0, draws=50)
+        summary = summarise_model(scores[scores["model"] == "prior"], folds=2)
+        assert summary["balanced_accuracy"]["mean"] == pytest.approx(0.5, abs=0.06)
+        assert summary["recall"]["mean"] == pytest.approx(1 / 3, abs=0.08)
+        # 4 of 12 are positive, a third of them is found, and a third of the 8 others is called positive
+        assert summary["f1"]["mean"] == pytest.approx(1 / 3, abs=0.08)
+        assert summary["auroc"]["mean"] == 0.5
+        assert np.sum(summary["confusion"], axis=1).tolist() == [8, 4]
+        assert summary["accuracy"]["low"] < summary["accuracy"]["mean"] < summary["accuracy"]["high"]
+        assert summary["accuracy"]["n"] == 12
+
+    def test_counts_that_are_means_are_rounded_to_the_sums_of_their_classes(self):
+        cells = {"count_0_0": [0.35, 0.5], "count_0_1": [0.65, 0.5], "count_1_0": [1.25, 1.0], "count_1_1": [1.75, 0]}
+        assert confusion_of(pd.DataFrame(cells)).tolist() == [[1, 1], [2, 2]]
+
+    def test_who_always_says_one_class_has_no_interval_where_all_scores_are_equal(self):
+        table = predictions_table(participants=6).assign(prob_Smile=0.1)
+        summary = summarise_model(participant_scores(table, BINARY), folds=2)
+        for name, mean in (("f1", 0.0), ("recall", 0.0), ("balanced_accuracy", 0.5), ("specificity_interval", 1.0)):
+            assert summary[name]["mean"] == mean, name
+            assert np.isnan([summary[name]["low"], summary[name]["high"]]).all(), name
+        right = table.assign(prob_Smile=table["target"].astype(float))
+        assert summarise_model(participant_scores(right, BINARY), folds=2)["f1"]["low"] < 1
+
     def test_draws_depend_on_the_seed_and_not_on_the_other_folds(self):
         clips = self.clips(repeat=50)
         both, alone = self.predict("prior", clips=clips), self.predict("prior", clips=clips, splits=self.SPLITS[1:])
         pd.testing.assert_frame_equal(both[both["fold"] == 1].reset_index(drop=True), alone)
         assert not both["prob_Smile"].equals(self.predict("prior", clips=clips, seed=1)["prob_Smile"])
+
+    def people(self, *, num, clips, recordings=1):
+        """Clips of people of whom every third is positive, all the time; the positive ones have five times as many."""
+        rows = [
+            [f"p{p}-{r}-{c}", f"p{p}-{r}", f"p{p}", c, c + 1, int(p % 3 == 0), True]
+            for p in range(num)
+            for r in range(recordings)
+            for c in range(clips * (5 if p % 3 == 0 else 1))
+        ]
+        return pd.DataFrame(rows, columns=self.clips().columns).astype({"target": "Int64"})
+
+    @pytest.mark.parametrize(("unit", "recordings"), [("participant", 1), ("recording", 1), ("recording", 3)])
+    def test_one_draw_per_unit_with_the_shares_of_the_units(self, unit, recordings):
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit=unit)
+        clips = self.people(num=300, clips=2, recordings=recordings)
+        names = [f"p{p}" for p in range(300)]
+        splits = (
+            Split(0, train=tuple(names[150:]), validation=(), test=tuple(names[:150]), seed=0),
+            Split(1, train=tuple(names[:150]), validation=(), test=tuple(names[150:]), seed=0),
+        )
+        prior = self.predict("prior", clips=clips, splits=splits, scheme=scheme)
+        assert prior.groupby("participant_id")["prob_Smile"].nunique().eq(1).all()
+        # One participant of 3 is positive, though 5 of 7 clips are.
+        shares = prior.groupby("participant_id")["prob_Smile"].first()
+        assert shares.mean() == pytest.approx(1 / 3, abs=0.09)
+        summary = summarise_model(participant_scores(prior, scheme), folds=2)
+        assert summary["balanced_accuracy"]["mean"] == pytest.approx(0.5, abs=0.09)
+        assert 0.1 < summary["recall"]["mean"] < 0.6
+        majority = self.predict("majority", clips=clips, splits=splits, scheme=scheme)
+        assert majority["prob_Smile"].max() < 1e-6
+
+    def test_recordings_of_a_person_with_both_classes_are_drawn_apart(self):
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="recording")
+        clips = self.people(num=60, clips=3, recordings=2)
+        clips["target"] = clips["recording_id"].str.endswith("-1").astype("Int64")
+        names = [f"p{p}" for p in range(60)]
+        splits = (Split(0, train=tuple(names[30:]), validation=(), test=tuple(names[:30]), seed=0),)
+        prior = self.predict("prior", clips=clips, splits=splits, scheme=scheme)
+        assert prior.groupby("recording_id")["prob_Smile"].nunique().eq(1).all()
+        assert prior.groupby("participant_id")["prob_Smile"].nunique().max() == 2
 
     def test_the_same_code_scores_them(self):
         table = self.predict("majority", clips=self.clips(repeat=5))
@@ -370,6 +496,24 @@ class TestScores:
         with pytest.raises(UserError, match="several targets"):
             participant_scores(predictions_table(participants=2), scheme)
 
+    def test_a_diverged_model_is_named_and_does_not_touch_the_others(self):
+        good, bad = predictions_table(participants=2), predictions_table("net", participants=2)
+        bad.loc[[0, 3], "prob_Smile"] = [np.nan, 1.5]
+        with pytest.raises(UserError, match=r"^net: 2 of 8 clips with a target .* lower learning rate"):
+            participant_scores(pd.concat([good, bad]), BINARY)
+        with pytest.raises(UserError, match="net: 2 of 8"):
+            check_predictions(bad, BINARY)
+        check_predictions(good, BINARY)
+        other = good.assign(model="other")
+        alone = pd.concat([participant_scores(table, BINARY) for table in (good, other)], ignore_index=True)
+        pd.testing.assert_frame_equal(alone, participant_scores(pd.concat([good, other]), BINARY))
+        # A mean over the clips of a unit would pass over what is missing.
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "human", unit="participant")
+        table = predictions_table("net", participants=2, unit_constant=True)
+        table.loc[0, "prob_Smile"] = np.nan
+        with pytest.raises(UserError, match="net: 1 of 8"):
+            participant_scores(table, scheme)
+
     def test_multiclass_summary(self):
         generator = np.random.default_rng(0)
         table = predictions_table(participants=4, clips=6).drop(columns=["prob_Smile", "logit_Smile"])
@@ -396,3 +540,163 @@ class TestScores:
         twice = pd.concat([table, table.assign(fold=1 - table["fold"])])
         with pytest.raises(UserError, match="more than once"):
             summarise_model(participant_scores(twice, BINARY), folds=2)
+
+
+class TestOneLabelPerParticipant:
+    SCHEME = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="participant")
+
+    def summary(self, probabilities, *, scheme=None, targets=None):
+        """Summary of people with two clips each, whose mean probability is the one given; every second is positive."""
+        count = len(probabilities)
+        table = predictions_table(participants=count, clips=2, unit_constant=True)
+        table["prob_Smile"] = np.repeat(probabilities, 2) + np.tile([-0.05, 0.05], count)
+        if targets is not None:
+            table["target"] = pd.array(np.repeat(targets, 2), dtype="Int64")
+        scores = participant_scores(table, scheme or self.SCHEME)
+        return scores, summarise_model(scores, folds=2)
+
+    def test_always_positive_is_no_better_than_chance(self):
+        scores, summary = self.summary([0.9] * 10)
+        assert (len(scores), summary["participants"], summary["scored_per"]) == (10, 10, "participants")
+        assert summary["f1"]["mean"] == pytest.approx(2 * 5 / (2 * 5 + 5))
+        assert summary["balanced_accuracy"]["mean"] == 0.5
+        assert summary["auroc"]["mean"] == 0.5
+        assert (summary["accuracy"]["mean"], summary["recall"]["mean"], summary["specificity"]) == (0.5, 1.0, 0.0)
+        assert summary["confusion"] == [[0, 5], [0, 5]]
+        assert summary["participants_defined"] == 10
+
+    def test_by_hand(self):
+        # positive: .8 .7 .3; negative: .1 .6 .2 (participants alternate, the negative ones first)
+        _, summary = self.summary([0.1, 0.8, 0.6, 0.7, 0.2, 0.3])
+        assert summary["recall"]["mean"] == summary["sensitivity"] == pytest.approx(2 / 3)
+        assert summary["specificity"] == summary["specificity_interval"]["mean"] == pytest.approx(2 / 3)
+        assert summary["precision"]["mean"] == pytest.approx(2 / 3)
+        assert summary["balanced_accuracy"]["mean"] == pytest.approx(2 / 3)
+        assert summary["auroc"]["mean"] == pytest.approx((3 + 3 + 2) / 9)
+        # Exact: 2 of 3 at 95 %, 4 of 6 at 95 %, and the mean of two 2 of 3 at 97.5 %.
+        assert (summary["recall"]["low"], summary["recall"]["n"]) == (pytest.approx(0.0943, abs=1e-4), 3)
+        assert summary["recall"] == summary["sensitivity_interval"]
+        accuracy = binomial_interval(np.array([4]), np.array([6]))
+        assert (summary["accuracy"]["low"], summary["accuracy"]["high"]) == (accuracy.low, accuracy.high)
+        wide = binomial_interval(np.array([2]), np.array([3]), confidence=0.975)
+        balanced = summary["balanced_accuracy"]
+        assert (balanced["low"], balanced["high"]) == (pytest.approx(wide.low), pytest.approx(wide.high))
+        assert balanced["n"] == 6
+        for name in ("f1", "macro_f1", "auroc", "auprc"):
+            assert np.isnan([summary[name]["low"], summary[name]["high"]]).all()
+            assert summary[name]["n"] == 6
+        # Folds hold every second participant, so one class each.
+        assert np.isnan([row["balanced_accuracy"] for row in summary["per_fold"]]).all()
+        assert np.isnan(summary["prevalence"]["slope"])
+        assert summary["prevalence"]["bias"] == pytest.approx(0)
+
+    def test_folds_are_scored_over_their_participants(self):
+        _, summary = self.summary([0.1, 0.8, 0.6, 0.7], targets=[0, 0, 1, 1])
+        assert [row["balanced_accuracy"] for row in summary["per_fold"]] == [1.0, 0.5]
+        assert summary["fold_mean"] == 0.75
+
+    def test_one_class_alone_has_no_balanced_accuracy(self):
+        _, summary = self.summary([0.9, 0.1, 0.8], targets=[1, 1, 1])
+        assert np.isnan(summary["balanced_accuracy"]["mean"])
+        assert (summary["balanced_accuracy"]["n"], summary["auroc"]["n"]) == (0, 0)
+        assert summary["accuracy"]["mean"] == pytest.approx(2 / 3)
+        assert np.isnan(summary["specificity"])
+
+    def test_nobody_has_a_target(self):
+        table = predictions_table(participants=2, unit_constant=True).assign(target=pd.NA).astype({"target": "Int64"})
+        summary = summarise_model(participant_scores(table, self.SCHEME), folds=2)
+        assert (summary["participants"], summary["participants_without_target"]) == (0, 2)
+        assert np.isnan(summary["accuracy"]["mean"])
+
+    def test_multiclass(self):
+        scheme = LabelScheme("Mood", "multiclass", THREE.classes, "self-report", unit="participant")
+        table = predictions_table(participants=4, clips=1).drop(columns=["prob_Smile", "logit_Smile"])
+        table["target"] = pd.array([0, 0, 1, 2], dtype="Int64")
+        table[["prob_calm", "prob_glad", "prob_sad"]] = TestMulticlassMetrics.PROBABILITIES[[0, 1, 2, 4]]
+        summary = summarise_model(participant_scores(table, scheme), folds=2)
+        # true calm calm glad sad; predicted calm glad glad sad
+        assert summary["balanced_accuracy"]["mean"] == pytest.approx((1 / 2 + 1 + 1) / 3)
+        assert summary["precision"]["mean"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+        assert summary["specificity"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+        interval = binomial_interval(np.array([1, 1, 1]), np.array([2, 1, 1]))
+        assert summary["balanced_accuracy"] == {**vars(interval)}
+        assert summary["specificity_interval"]["n"] == 4
+        assert summary["confusion"] == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+
+    def test_recordings_count_once_where_everybody_has_one_class(self):
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="recording")
+        _, summary = self.summary([0.1, 0.9, 0.1, 0.9, 0.1, 0.9], scheme=scheme)
+        assert (summary["scored_per"], summary["f1"]["mean"]) == ("recordings", 1.0)
+        assert summary["accuracy"]["low"] == pytest.approx(0.025 ** (1 / 6))
+        # Two recordings of a person with the same label are not two people.
+        table = predictions_table(participants=6, clips=2, unit_constant=True)
+        table["recording_id"] = table["clip_id"]
+        assert scored_per(table, scheme) == "participants"
+        scores = participant_scores(table, scheme)
+        assert scores["n"].tolist() == [1] * 6
+        assert summarise_model(scores, folds=2)["accuracy"]["n"] == 6
+
+    def test_recordings_that_differ_within_a_person_are_scored_per_participant(self):
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="recording")
+        table = predictions_table(participants=3, clips=4)
+        table["recording_id"] = table["clip_id"]
+        table["prob_Smile"] = [0.1, 0.9] * 5 + [0.9, 0.1]
+        summary = summarise_model(participant_scores(table, scheme), folds=2)
+        assert summary["scored_per"] == "participant mean"
+        assert summary["balanced_accuracy"]["mean"] == pytest.approx((1 + 1 + 0.5) / 3)
+        assert summary["sensitivity_interval"]["n"] == 3
+
+
+class TestPrevalenceSweep:
+    def scores(self):
+        table = predictions_table(participants=4, clips=10)
+        table.loc[table["participant_id"] == "p03", "target"] = 0  # has one class
+        return table, participant_scores(table, BINARY)
+
+    def test_it_is_that_of_weighted_clips(self):
+        table, scores = self.scores()
+        for row in prevalence_sweep(scores, prevalences=(0.1, 0.3, 0.7, 1.0)):
+            expected = []
+            for _, clips in table[table["participant_id"] != "p03"].groupby("participant_id"):
+                target, said = clips["target"].to_numpy(dtype=int), clips["prob_Smile"].to_numpy() >= 0.5
+                q = row["prevalence"]
+                weights = np.where(target == 1, q / (target == 1).sum(), (1 - q) / (target == 0).sum())
+                expected.append(
+                    [
+                        accuracy_score(target, said, sample_weight=weights),
+                        f1_score(target, said, sample_weight=weights),
+                        weights @ said,
+                    ]
+                )
+            assert row["participants"] == 3
+            assert [row[name] for name in ("accuracy", "f1", "predicted_prevalence")] == pytest.approx(
+                np.mean(expected, axis=0)
+            )
+
+    def test_ends(self):
+        _, scores = self.scores()
+        sweep = prevalence_sweep(scores)
+        both = scores[scores["participant_id"] != "p03"]
+        assert [row["prevalence"] for row in sweep] == [0, 0.1, 0.3, 0.7, 1]
+        assert sweep[0]["accuracy"] == pytest.approx(both["specificity"].mean())
+        assert np.isnan(sweep[0]["f1"])
+        assert sweep[-1]["accuracy"] == sweep[-1]["predicted_prevalence"] == pytest.approx(both["sensitivity"].mean())
+        assert json.loads(json.dumps(to_jsonable(sweep), allow_nan=False))[0]["f1"] is None
+
+    def test_where_it_has_no_meaning(self):
+        table = predictions_table(participants=4, unit_constant=True)
+        nobody = prevalence_sweep(participant_scores(table, BINARY))
+        assert nobody[2]["participants"] == 0
+        assert np.isnan(nobody[2]["accuracy"])
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="participant")
+        assert prevalence_sweep(participant_scores(table, scheme)) is None
+        mood = table.drop(columns="prob_Smile").assign(prob_calm=0.2, prob_glad=0.5, prob_sad=0.3)
+        assert prevalence_sweep(participant_scores(mood, THREE)) is None
+
+    def test_wrong_input(self):
+        table, scores = self.scores()
+        with pytest.raises(UserError, match=r"1\.5 aren't shares"):
+            prevalence_sweep(scores, prevalences=(0.5, 1.5))
+        both = participant_scores(pd.concat([table, table.assign(model="other")]), BINARY)
+        with pytest.raises(UserError, match="got m, other"):
+            prevalence_sweep(both)

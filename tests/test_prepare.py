@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,11 @@ def hash_or_die(path):
         os._exit(9)
     if mode == "orphan":
         os.kill(os.getppid(), signal.SIGKILL)
+        import time
+        time.sleep(60)
+    if mode == "slow":
+        with Path(study, "started.txt").open("a") as file:
+            file.write(path.name + "\\n")
         import time
         time.sleep(60)
     return real(path)
@@ -212,6 +218,58 @@ def test_processes_that_die(study, tmp_path, mode):
     ]
     assert "p2.mp4 died" in failures["reason"][0]
     assert pd.read_parquet(tmp_path / "D/recordings.parquet")["recording_id"].tolist() == ["p1", "p3", "p4"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_workers_at_once(study, tmp_path):
+    copy = Path(shutil.copytree(study, tmp_path / "S"))
+    script, started = tmp_path / "run.py", copy / "started.txt"
+    script.write_text(SCRIPT)
+    run = subprocess.Popen(
+        [sys.executable, script, "slow", copy, tmp_path / "D"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until_s = time.monotonic() + 60
+    while not (started.exists() and len(started.read_text().split()) == 2) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    # As a terminal does: to the workers, too. The pipe closes only when the last of them has ended.
+    os.killpg(run.pid, signal.SIGINT)
+    sent_s = time.monotonic()
+    _, errors = run.communicate(timeout=60)
+    assert time.monotonic() - sent_s < 10  # two seconds on an idle machine; each recording takes 60
+    assert run.returncode in (-signal.SIGINT, 130)
+    assert errors.count("Stopping; what is finished is kept.") == 1
+    assert errors.count("Traceback") == 1, errors  # this process's own, none of a worker
+    assert len(started.read_text().split()) == 2
+    assert not (tmp_path / "D/dataset.json").exists()
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_annotations_after_the_end_are_reported(study, tmp_path, others):
+    """p1 has times in ms; so have the others that are asked for."""
+    root = Path(shutil.copytree(study, tmp_path / "S"))
+    times = {number: "100,200" if number <= others + 1 else "0.1,0.2" for number in (2, 3, 4)}
+    rows = ["p1,0,500,A", "p1,300,800,B", "p1,900,1000,B", *(f"p{n},{text},A" for n, text in times.items())]
+    (root / "annotations.csv").write_text("recording,onset_s,offset_s,label\n" + "\n".join(rows) + "\n")
+    made = prepare(root, out=tmp_path / "D", config=CONFIG)
+    late = made.failures[made.failures["reason"].str.contains("start after")]
+    first = "2 of 3 annotations start after the end of the recording (1.0 s); are the times in ms?"
+    expected = {
+        0: [("p1", first)],
+        1: [("p1", first), ("p2", first.replace("2 of 3", "1 of 1"))],
+        3: [
+            (
+                "all recordings",
+                "5 of 6 annotations start after the end of their recordings, in 4 of 4 recordings; "
+                "are the times in ms?",
+            )
+        ],
+    }
+    assert list(zip(late["recording"], late["reason"], strict=True)) == expected[others]
+    assert late["advice"].str.contains("Correct the times").all()
+    assert len(made.annotations) == 6  # they stay
 
 
 def test_other_settings_and_other_folders_are_refused(study, dataset, tmp_path):

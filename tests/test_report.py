@@ -16,8 +16,9 @@ from mien.core.errors import UserError
 from mien.core.labels import LabelScheme, annotated_by
 from mien.core.storage import read_json, write_csv, write_json, write_parquet
 from mien.core.types import Split
-from mien.evaluation.baselines import TRIVIAL_KINDS, trivial_predictions
+from mien.evaluation.baselines import TRIVIAL_KINDS, trivial_scores
 from mien.evaluation.overfitting import overfitting
+from mien.evaluation.prevalence import prevalence_sweep
 from mien.evaluation.scores import participant_scores, summarise_model
 from mien.report import charts
 from mien.report.comparison_report import write_comparison_report
@@ -99,9 +100,9 @@ def make_run(run: Path, *, num_participants: int = 12) -> Path:
     clips = clips_table(num_participants)
     splits = make_splits(clips["participant_id"].unique().tolist())
     tables = [model_predictions(name, clips, splits) for name in MODELS]
-    tables += [trivial_predictions(kind, clips=clips, splits=splits, scheme=SCHEME, seed=0) for kind in TRIVIAL_KINDS]
     predictions = pd.concat(tables, ignore_index=True)
-    scores = participant_scores(predictions, SCHEME)
+    trivial = trivial_scores(clips=clips, splits=splits, scheme=SCHEME, seed=0, draws=5)
+    scores = pd.concat([participant_scores(predictions, SCHEME), trivial], ignore_index=True)
     write_parquet(run / "predictions.parquet", predictions)
     write_csv(run / "scores.csv", scores)
     models = []
@@ -116,6 +117,10 @@ def make_run(run: Path, *, num_participants: int = 12) -> Path:
     baselines = {kind: summarise_model(scores[scores["model"] == kind], folds=FOLDS) for kind in TRIVIAL_KINDS}
     write_json(run / "comparison.json", comparison_of(clips, models=models, baselines=baselines))
     return run
+
+
+def read_scores(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "scores.csv", dtype={"participant_id": str}, keep_default_na=False, na_values=[""])
 
 
 def comparison_of(clips: pd.DataFrame, *, models: list[Any], baselines: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +186,7 @@ def rewritten(run: Path, **changes: object) -> str:
 class Page(HTMLParser):
     """Visible text, tags, ids and addresses of a page; raises where tags aren't closed in order."""
 
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr", "wbr"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -211,7 +216,7 @@ class Page(HTMLParser):
 
 
 def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(Page(html).text))
+    return re.sub(r"\s+", " ", " ".join(Page(html.replace("<wbr>", "")).text))
 
 
 class TestPage:
@@ -259,6 +264,7 @@ class TestPage:
         ]
         assert 0 < len(flagged) == text_of(page).count("overfitting Validation loss")
         assert text_of(page).count("so it has no learning curve") == 1
+        assert "at the end of the epoch, without dropout and augmentation" in text_of(page)
 
     def test_it_is_one_file_without_requests(self, page):
         assert set(re.findall(r"https?://[^\"' <]*", page)) <= {
@@ -275,6 +281,23 @@ class TestPage:
         assert "<b>Smile" not in page
         for told in (AWKWARD_ID, "not <b>Smile</b>", "Smile & co", "Interviews <2024>"):
             assert told in text, told
+
+    def test_names_break_at_their_joints_only(self, page):
+        assert '<th scope="row">linear_probe@<wbr>hog</th>' in page
+        css = page[page.index("<style>") : page.index("</style>")]
+        for rule in re.findall(r"[^{}]*\{[^{}]*overflow-wrap: anywhere[^{}]*\}", css):
+            assert ".scores" not in rule, rule
+            assert ".confusion" not in rule, rule
+
+    def test_headline_and_notes_of_a_binary_comparison(self, page):
+        text = text_of(page)
+        assert "Positive clips" in text
+        assert "s of it positive" in text
+        assert "Positive participants" not in text
+        assert "per class" not in text
+        assert "Picking the best of several models by these very scores flatters it" in text
+        assert "Loss while training" in text
+        assert "believable" not in text
 
     def test_participant_ids_stay_text(self, page):
         assert ">NA</th>" in page
@@ -350,8 +373,80 @@ class TestTolerance:
         write_json(tmp_path / "comparison.json", facts)
         text = text_of(write_comparison_report(tmp_path).read_text(encoding="utf-8"))
         assert "4 participants with two or more classes" in text
+        counts = clips["target"].value_counts()
+        for code, name in enumerate(scheme.classes):
+            assert f"{name}: {counts[code]} ({100 * counts[code] / len(clips):.0f} %)" in text
+        assert "Clips per class" in text
+        assert "Positive clips" not in text
+        assert "Picking the best" not in text, "one model has no rival"
+        assert "Loss while training" not in text, "no model has a curve"
         assert "False alarms" not in text
         assert "calm glad sad" in text
+
+    def test_one_label_per_participant(self, run, tmp_path):
+        scheme = LabelScheme("Arm", "binary", ("drug", "placebo"), "self-report", unit="participant")
+        clips = clips_table(10).assign(model="m", fold=0)
+        number = clips["recording_id"].str[1:].astype(int)
+        clips["target"] = (number % 2).astype("Int64")
+        clips["prob_placebo"] = np.where(number < 8, 0.9 * (number % 2), 0.6)  # the last two are called placebo
+        scores = participant_scores(clips, scheme)
+        write_parquet(tmp_path / "predictions.parquet", clips)
+        write_csv(tmp_path / "scores.csv", scores)
+        original = read_json(run / "comparison.json")
+        facts = {"kind": "binary", "classes": list(scheme.classes), "unit": "participant", "participants": 10}
+        models = [{"name": "m"} | summarise_model(scores, folds=2)]
+        baselines = {"majority": models[0]}
+        write_json(tmp_path / "comparison.json", original | facts | {"models": models, "baselines": baselines})
+        page = write_comparison_report(tmp_path).read_text(encoding="utf-8")
+        text = text_of(page)
+        assert "Each participant has one label, so each counts once" in text
+        assert "The unit is the participant" in text
+        assert "Positive participants 5 of 10" in text
+        assert "Positive clips" not in text
+        assert "s of it positive" not in text
+        assert "Clopper and Pearson" in text
+        assert "averaged over participants" not in text
+        # 9 of 10 are right: exact binomial .55 to 1.00.
+        assert ".90 [.55, 1.00]" in text
+        assert "[" not in text_of(re.findall(r'<tr class="trivial">.*?</tr>', page, re.DOTALL)[0]), "no interval"
+        assert "one curve over 10 participants, each counted once" in text
+        assert (text.count(" right"), text.count(" wrong")) >= (9, 1)
+        assert page.count(">right</td>") == 9
+        assert page.count(">wrong</td>") == 1
+        strip = page[page.index('class="strip wide"') : page.index("</figure>")]
+        means = r'<use [^>]*style="fill: var\(--(series-a|baseline)[^>]*>'
+        assert "<use" not in re.sub(means, "", strip), "no participant's dot"
+        assert "nan" not in text
+
+    def test_other_prevalences_are_shown_where_the_run_has_them(self, run, page):
+        assert "rarer or more frequent" not in page
+        scores = read_scores(run)
+        original = read_json(run / "comparison.json")["models"]
+        models = [
+            model | {"prevalence_sweep": prevalence_sweep(scores[scores["model"] == model["name"]])}
+            for model in original
+        ]
+        text = text_of(rewritten(run, models=models))
+        assert "0 % positive 10 % positive 30 % positive 70 % positive 100 % positive" in text
+        row = models[1]["prevalence_sweep"][1]
+        written = [f"{row[key]:.2f}".removeprefix("0") for key in ("accuracy", "f1", "predicted_prevalence")]
+        assert f"{written[0]} F1 {written[1]} says {written[2]}" in text
+        assert "11 participants" in text
+
+    def test_models_that_share_a_label_are_told_apart(self, run):
+        first, second, third = read_json(run / "comparison.json")["models"]
+        models = [
+            first | {"name": "probe@a/model.onnx", "label": "probe@model", "settings": {"c": 0.125}},
+            second | {"name": "probe@b/model.onnx", "label": "probe@model", "settings": {"c": 0.625}},
+            third,
+        ]
+        text = text_of(rewritten(run, models=models))
+        for told in ("Settings of probe@a/model.onnx", "Settings of probe@b/model.onnx", "0.125", "0.625"):
+            assert told in text, told
+        assert "probe@model" not in text
+        for name in ("probe@a/model.onnx", "probe@b/model.onnx"):
+            assert text.count(name) >= 6, name  # strip, table, curves, confusion, ROC, models
+        assert "vit_pretrained (random init)" in text
 
 
 class TestCharts:

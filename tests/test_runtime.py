@@ -159,3 +159,14 @@ def test_encoder_of_the_weights_directory_whatever_the_case(tmp_path, monkeypatc
     assert encoder is not None
     assert encoder.spec.name == "net"
     assert find_encoder("other") is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("channels", "rgb"), ("layout", "nchw")])
+def test_sidecar_values_that_would_be_misread_are_errors(key, value, tmp_path):
+    path = make_onnx_encoder(tmp_path)
+    sidecar = tmp_path / "net.onnx.json"
+    values = json.loads(sidecar.read_text())
+    values["input"][key] = value
+    sidecar.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"{key} is '{value}'; allowed"):
+        read_sidecar(path)

@@ -264,6 +264,10 @@ def test_what_is_no_study(tmp_path):
     make(tmp_path, {"talk.mp4": ""})
     with pytest.raises(UserError, match="its media file has another name"):
         find_study(tmp_path)
+    make(tmp_path, {"study.yaml": "label_source: human\n"})
+    for layout in ("auto", "plain"):
+        with pytest.raises(UserError, match=r"study\.yaml is here, but recordings\.csv is missing"):
+            find_study(tmp_path, layout=layout)
     with pytest.raises(UserError, match="is a file"):
         find_study(tmp_path / "talk.mp4")
     with pytest.raises(UserError, match=r"Unknown layout 'plan'\. Known: plain"):

@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mien.cli.errors import print_json, reported, use_weights_directory
 from mien.core.progress import say
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes.")]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights-dir", help="Folder with pretrained weights (default: MIEN_WEIGHTS).")
 ]
+
+MAX_CLASSES_SHOWN = 6
+MAX_FAILURES_SHOWN, MAX_ALIKE_SHOWN = 12, 3
+MEDIA_STAGES = ("video", "audio", "process", "find")
+"""Where a recording itself was lost, not only some of its annotations."""
 
 
 class LayoutName(StrEnum):
@@ -98,7 +106,16 @@ def prepare(
         workers=workers,
     )
     if dry_run:
-        print_json(dataclasses.asdict(prepare_dataset(study, out=out, config=config, dry_run=True)))
+        estimate = prepare_dataset(study, out=out, config=config, dry_run=True)
+        if as_json:
+            print_json(dataclasses.asdict(estimate))
+            return
+        time_text = "" if estimate.seconds is None else f", about {estimate.seconds / 60:.1f} min here"
+        typer.echo(
+            f"Would prepare {estimate.num_recordings} recordings ({estimate.minutes:.1f} min of video, "
+            f"{estimate.num_samples} samples){time_text}, {estimate.disk_bytes / 1e6:.0f} MB; "
+            f"{estimate.num_unreadable} recordings can't be opened."
+        )
         return
     facts = describe(prepare_dataset(study, out=out, config=config))
     if as_json:
@@ -150,32 +167,73 @@ def inspect(
 
 def show_dataset(facts: dict[str, Any]) -> None:
     """Print what `mien inspect` says, as tables."""
-    from rich.table import Table
-
     from mien.cli.tables import table_console
 
     console = table_console()
-    share = "none" if facts["faces_found"] is None else f"{100 * facts['faces_found']:.1f} %"
+    faces = "no picture" if facts["faces_found"] is None else f"face found in {100 * facts['faces_found']:.1f} %"
     console.print(
         f"{facts['study']['name']}: {facts['participants']} participants, {facts['recordings']} recordings, "
         f"{facts['minutes']:.1f} min, {facts['frames']} sampled frames, "
-        f"face found in {share}; labels: {facts['study']['label_source']}",
+        f"{faces}; labels: {facts['study']['label_source']}",
     )
-    targets = Table("target", "kind", "classes", "prevalence", "participants", "with positives", "varies")
+    _show_targets(console, facts)
+    if facts["failures"]:
+        _show_failures(console, facts["failures"])
+
+
+def _show_targets(console: Console, facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from mien.data.targets import NUMBERS
+
+    headers = ("target", "kind", "classes", "prevalence", "participants", "positives or rarest class in", "varies")
+    targets = Table(*headers)
     for item in facts["targets"]:
-        share = "" if item["prevalence"] is None else f"{item['prevalence']:.3f}"
+        # Without a frame there is nothing that a share of frames could be of.
+        unknown = item["prevalence"] is None or not facts["frames"]
         targets.add_row(
             item["name"],
             item["kind"],
-            "" if item["kind"] == "binary" else ", ".join(item["classes"][:6]),
-            share,
+            _classes_text(item),
+            "" if unknown else f"{item['prevalence']:.3f}",
             str(item["num_participants"]),
             str(item["num_participants_positive"]),
             "yes" if item["varies"] else "no",
         )
     console.print(targets)
-    if facts["failures"]:
-        failures = Table("failed", "stage", "reason", "advice")
-        for row in facts["failures"]:
+    numbers = [item["name"] for item in facts["unusable_targets"] if NUMBERS in item["reason"]]
+    for item in facts["unusable_targets"]:
+        if item["name"] not in numbers:
+            console.print(f"can't be a target: {item['name']}: {item['reason']}")
+    if numbers:
+        console.print("not a category: " + ", ".join(f"{name} (numbers)" for name in numbers))
+
+
+def _classes_text(target: dict[str, Any]) -> str:
+    """Return a target's classes; of two, the one that prevalence refers to, unless that is the target itself."""
+    classes = target["classes"]
+    if target["kind"] != "binary":
+        return ", ".join(classes[:MAX_CLASSES_SHOWN]) + (", ..." if len(classes) > MAX_CLASSES_SHOWN else "")
+    if len(classes) < 2:
+        return ", ".join(classes)
+    return "" if classes[1] == target["name"] else f"positive: {classes[1]}"
+
+
+def _show_failures(console: Console, rows: list[dict[str, str]]) -> None:
+    """Print what failed, recordings that can't be read first; of many rows, the first few of each kind."""
+    from rich.table import Table
+
+    rows = sorted(rows, key=lambda row: MEDIA_STAGES.index(row["stage"]) if row["stage"] in MEDIA_STAGES else 9)
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["stage"], row["advice"] or row["reason"]), []).append(row)
+    failures = Table("failed", "stage", "reason", "advice")
+    for same in groups.values():
+        # A line that says "1 more" takes as much room as the row that it replaces.
+        all_fit = len(rows) <= MAX_FAILURES_SHOWN or len(same) <= MAX_ALIKE_SHOWN + 1
+        for row in same if all_fit else same[:MAX_ALIKE_SHOWN]:
             failures.add_row(*(str(row[key]) for key in ("recording", "stage", "reason", "advice")))
-        console.print(failures)
+        if not all_fit:
+            more = f"... and {len(same) - MAX_ALIKE_SHOWN} more like it; all are in failures.csv"
+            failures.add_row("...", same[0]["stage"], more, "")
+    console.print(failures)

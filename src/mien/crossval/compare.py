@@ -36,8 +36,8 @@ from mien.crossval.comparison import build_comparison
 from mien.data.clips import ClipIndex, build_clips
 from mien.data.dataset import Dataset
 from mien.data.splits import make_folds
-from mien.evaluation.baselines import TRIVIAL_KINDS, trivial_predictions
-from mien.evaluation.scores import participant_scores
+from mien.evaluation.baselines import trivial_scores
+from mien.evaluation.scores import check_predictions, participant_scores
 from mien.models.choice import ModelChoice, parse_models
 from mien.report.comparison_report import write_comparison_report
 from mien.training.model_fit import check_baseline, check_model, fit_model, weights_digest
@@ -167,19 +167,9 @@ def run_comparison(comparison: Comparison, *, command: str = "") -> Path:
         raise RuntimeError(message) if all("log" in item for item in failed) else UserError(message)
     predictions = _collect_predictions(comparison, fitted)
     write_parquet(out / "predictions.parquet", predictions)
-    trivial = pd.concat(
-        [
-            trivial_predictions(
-                kind,
-                clips=comparison.clips.table,
-                splits=comparison.splits,
-                scheme=comparison.clips.scheme,
-                seed=comparison.seed,
-            )
-            for kind in TRIVIAL_KINDS
-        ]
-    )
-    scores = participant_scores(pd.concat([predictions, trivial], ignore_index=True), comparison.clips.scheme)
+    clips = comparison.clips
+    trivial = trivial_scores(clips=clips.table, splits=comparison.splits, scheme=clips.scheme, seed=comparison.seed)
+    scores = pd.concat([participant_scores(predictions, clips.scheme), trivial], ignore_index=True)
     write_csv(out / "scores.csv", scores)
     fits = {choice.text: _fit_facts(comparison, choice) for choice in fitted}
     write_json(
@@ -272,6 +262,8 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_e
     )
     rows, logits = fitted.predict(split.test)
     predictions = predictions_table(rows, logits, comparison=comparison, choice=choice, fold=split.fold)
+    # Here, so that a network that diverged is left out of the comparison instead of ending it.
+    check_predictions(predictions, comparison.clips.scheme)
     with atomic_directory(path) as temporary:
         write_parquet(temporary / "predictions.parquet", predictions)
         fitted.save_weights(temporary / "weights.safetensors")

@@ -13,6 +13,7 @@ from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.evaluation.baselines import TRIVIAL_KINDS
 from mien.evaluation.overfitting import overfitting
+from mien.evaluation.prevalence import prevalence_sweep
 from mien.evaluation.scores import summarise_model
 from mien.models.choice import ModelChoice
 from mien.models.registry import describe_models
@@ -108,6 +109,7 @@ def _model(
         "baseline": str(choice.baseline),
         **described,
         **summarise_model(scores, folds=folds),
+        "prevalence_sweep": prevalence_sweep(scores),
         "overfitting": overfitting(histories),
         "fit_seconds": float(np.sum([fit["seconds"] for fit in fits])),
         "device": fits[0]["device"],

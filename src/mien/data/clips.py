@@ -58,21 +58,35 @@ def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
         target: An annotation scheme or an attribute.
 
     Raises:
-        UserError: An unknown target, one that isn't a category, that never varies, that no frame can be used for, or
-            that varies within what the study calls its unit.
+        UserError: No recording with a picture, an unknown target, one that isn't a category, that never varies, that
+            no frame can be used for, or that varies within what the study calls its unit.
     """
     tables = dataset.tables()
     spec = find_target(tables, target)
+    _check_pictures(tables)
     codes = label_samples(tables, spec)
     kept = usable(tables, codes, spec=spec)
     excluded = _excluded(tables, codes, kept=kept)
     _check_varies(dataset, spec, codes=codes[kept], excluded=excluded)
     scheme = LabelScheme(
-        target=spec.name, kind=spec.kind, classes=spec.classes, label_source=dataset.label_source, unit=spec.unit
+        target=spec.name,
+        kind=spec.kind,
+        classes=spec.classes,
+        # Nobody annotated an attribute: the study's table says it.
+        label_source="attribute" if spec.source == "attribute" else dataset.label_source,
+        unit=spec.unit,
     )
     table = _clip_table(tables, codes=codes, kept=kept)
     _check_unit(table, scheme)
     return ClipIndex(scheme=scheme, table=table, excluded=excluded)
+
+
+def _check_pictures(tables: TargetTables) -> None:
+    if (tables.recordings["num_frames"] > 0).any():
+        return
+    count = len(tables.recordings)
+    what = "The only recording has no" if count == 1 else f"None of the {count} recordings has a"
+    raise UserError(f"{what} picture, and the models of this version look at pictures only.")
 
 
 def _clip_table(tables: TargetTables, *, codes: Codes, kept: NDArray[np.bool_]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from mien.core.errors import UserError, unknown_name
 from mien.core.storage import read_json
 from mien.core.types import Audio, CropKind, FaceChoice
 from mien.data.layouts import CODED_COLUMNS, SEGMENT_COLUMNS, empty_table
-from mien.data.targets import TargetSummary, TargetTables, summarise_targets
+from mien.data.targets import TargetSummary, TargetTables, summarise_targets, unusable_targets
 
 FORMAT = 1
 """Version of the files' layout; another one is refused."""
@@ -236,6 +236,10 @@ class Dataset:
     def targets(self) -> list[TargetSummary]:
         """Return what can be asked of this dataset: annotation schemes first, then attributes."""
         return summarise_targets(self.tables())
+
+    def unusable_targets(self) -> list[tuple[str, str]]:
+        """Return the name of each scheme and attribute that `targets()` leaves out, and why."""
+        return unusable_targets(self.tables())
 
     def _samples_of(self, recording_id: str) -> pd.DataFrame:
         frames = pd.read_parquet(

@@ -36,6 +36,14 @@ def is_plain(root: Path) -> bool:
     return (root / "recordings.csv").is_file()
 
 
+def missing_recordings(root: Path) -> UserError:
+    """Return the error for a plain study without its first table."""
+    return UserError(
+        f"{root}: study.yaml is here, but recordings.csv is missing. Write one, with a row per recording and the "
+        "columns media (its file, counted from this folder) and participant."
+    )
+
+
 def find_plain_study(root: Path, *, facts: StudyFile | None) -> Study:
     """Read a plain study's tables.
 
@@ -51,6 +59,8 @@ def find_plain_study(root: Path, *, facts: StudyFile | None) -> Study:
         raise UserError(
             f"{root / 'study.yaml'} must say who annotated: a line 'label_source: ...' with one of {LABEL_SOURCES}."
         )
+    if not is_plain(root):
+        raise missing_recordings(root)
     problems: list[Problem] = []
     recordings, ids = _read_recordings(root, problems=problems)
     annotations = _read_annotations(root, ids=ids, source=facts.label_source, problems=problems)

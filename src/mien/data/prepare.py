@@ -201,6 +201,10 @@ def _content_hash(
     return digest_of(content, length=64)
 
 
+_LATE = (
+    "They are kept, but no frame can have them. Correct the times (a plain study's are in s from the start of the "
+    "recording) or the match of table and recording, and run prepare again."
+)
 _PROBLEM_COLUMNS = ["recording", "stage", "reason", "advice"]
 _CONTENT = ("recording_id", "participant_id", "group", "session", "camera", "attributes", "sha256")
 
@@ -222,7 +226,7 @@ def _recordings_table(facts: Sequence[Facts]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _annotations_table(study: Study, *, facts: Sequence[Facts], face: str) -> tuple[pd.DataFrame, list[Problem]]:
-    """Return the annotations of the chosen face, those without an end ending with their recording."""
+    """Return the annotations of the chosen face, those without an end ending with their recording, and what is odd."""
     ends_s = {fact["recording_id"]: fact["duration_s"] for fact in facts}
     table = study.annotations[study.annotations["recording_id"].isin(list(ends_s))]
     other = table[~table["face"].isin(["", face])]
@@ -238,4 +242,22 @@ def _annotations_table(study: Study, *, facts: Sequence[Facts], face: str) -> tu
     table = table.drop(index=other.index)[list(ANNOTATION_COLUMNS)].reset_index(drop=True)
     open_ended = table["offset_s"] == math.inf
     table.loc[open_ended, "offset_s"] = table.loc[open_ended, "recording_id"].map(ends_s).astype("float64")
-    return table, problems
+    return table, [*problems, *_starts_after_end(table, ends_s=ends_s)]
+
+
+def _starts_after_end(table: pd.DataFrame, *, ends_s: Mapping[str, float]) -> list[Problem]:
+    """Return a problem per recording with annotations that no frame can have; one in all where most have them."""
+    late = table["onset_s"] >= table["recording_id"].map(ends_s).astype("float64")
+    rows = [
+        (str(name), int(part.sum()), len(part), f"the end of the recording ({ends_s[str(name)]:.1f} s)")
+        for name, part in late.groupby(table["recording_id"])
+        if part.any()
+    ]
+    num_annotated = table["recording_id"].nunique()
+    if len(rows) > 1 and len(rows) > num_annotated / 2:
+        where = f"the end of their recordings, in {len(rows)} of {num_annotated} recordings"
+        rows = [("all recordings", int(late.sum()), len(table), where)]
+    return [
+        Problem(name, "annotations", f"{count} of {total} annotations start after {end}; are the times in ms?", _LATE)
+        for name, count, total, end in rows
+    ]

@@ -59,7 +59,7 @@ def holdout_split(clips: ClipIndex, *, seed: int, validation_share: float = 0.2)
     groups = sorted(table["group"].unique())
     if len(groups) < 2:
         raise UserError(
-            f"There is {len(groups)} participant (or group) with usable clips of {clips.scheme.target!r}; one to train "
+            f"There {_people(len(groups))} with usable clips of {clips.scheme.target!r}; one to train "
             "on and one to validate on are needed. Add recordings of more people."
         )
     return _split(table, rest=groups, tested=[], fold=0, seed=seed, share=validation_share)
@@ -72,9 +72,13 @@ def _check_counts(num_groups: int, *, num_folds: int, folds: int | Literal["loo"
         needed = max(num_folds, MIN_GROUPS)
         can = f", or use --folds {num_groups}" if num_groups >= MIN_GROUPS else ""
         raise UserError(
-            f"There are {num_groups} participants (or groups) with usable clips, and {folds} folds need at least "
+            f"There {_people(num_groups)} with usable clips, and {folds} folds need at least "
             f"{needed}: whole participants are tested on, others trained and validated on. Add participants{can}."
         )
+
+
+def _people(count: int) -> str:
+    return "is 1 participant (or group)" if count == 1 else f"are {count} participants (or groups)"
 
 
 def _check_share(share: float) -> None:

@@ -19,7 +19,7 @@ from mien.data.layouts import (
     list_files,
     read_study_file,
 )
-from mien.data.plain_study import find_plain_study, is_plain
+from mien.data.plain_study import find_plain_study, is_plain, missing_recordings
 from mien.data.ravdess_study import NAMES as RAVDESS_NAMES
 from mien.data.ravdess_study import find_ravdess_study, is_ravdess
 
@@ -76,6 +76,8 @@ def detect_layout(root: Path) -> Layout:
         return "imotions"
     if any(is_ravdess(path) for path in files):
         return "ravdess"
+    if (root / "study.yaml").is_file():
+        raise missing_recordings(root)
     names = "its media file has another name" if len(files) == 1 else f"its {len(files)} media files have other names"
     found = names if files else "it holds no media files"
     raise UserError(

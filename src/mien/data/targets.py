@@ -19,6 +19,9 @@ from mien.core.labels import TargetKind, Unit
 MAX_CLASSES = 20
 """More classes than this are text or numbers, not categories that a study of people can tell apart."""
 
+NUMBERS = "numbers, not categories"
+"""Why most attributes that are no targets aren't, in the message that says so."""
+
 Codes = NDArray[np.int64]
 
 NOT_ANNOTATED, NOT_CODED, NO_INTERVAL, DISAGREEMENT, NO_ATTRIBUTE = -1, -2, -3, -4, -5
@@ -106,15 +109,24 @@ class TargetSummary:
 
 def target_names(tables: TargetTables) -> list[str]:
     """Return the names of all targets that are categories: annotation schemes first, then attributes."""
-    schemes = [str(name) for name in sorted(tables.annotations["scheme"].unique())]
-    names = []
-    for name in [*schemes, *(name for name in tables.attributes if name not in schemes)]:
+    unusable = {name for name, _ in unusable_targets(tables)}
+    return [name for name in _all_names(tables) if name not in unusable]
+
+
+def unusable_targets(tables: TargetTables) -> list[tuple[str, str]]:
+    """Return the name of every scheme and attribute that can't be a target, and why."""
+    unusable = []
+    for name in _all_names(tables):
         try:
             find_target(tables, name)
-        except UserError:
-            continue
-        names.append(name)
-    return names
+        except UserError as error:
+            unusable.append((name, str(error).removeprefix(f"Target {name!r}").lstrip(": ")))
+    return unusable
+
+
+def _all_names(tables: TargetTables) -> list[str]:
+    schemes = [str(name) for name in sorted(tables.annotations["scheme"].unique())]
+    return [*schemes, *(name for name in tables.attributes if name not in schemes)]
 
 
 def find_target(tables: TargetTables, name: str) -> TargetSpec:
@@ -206,7 +218,7 @@ def _scheme(tables: TargetTables, name: str) -> TargetSpec:
         return TargetSpec(name, "binary", classes, "annotation", tables.unit, presence=True)
     classes = _ordered(given.unique())
     if len(classes) > MAX_CLASSES:
-        raise _not_a_category(name, num_values=len(classes))
+        raise _not_a_category(name, classes=classes)
     return TargetSpec(name, _kind(classes), classes, "annotation", tables.unit)
 
 
@@ -215,14 +227,15 @@ def _attribute(tables: TargetTables, name: str) -> TargetSpec:
     continuous = pd.api.types.is_float_dtype(given[name]) and bool((given[name] % 1 != 0).any())
     classes = _ordered(_texts(given[name]).unique())
     if continuous or len(classes) > MAX_CLASSES:
-        raise _not_a_category(name, num_values=len(classes))
+        raise _not_a_category(name, classes=classes)
     constant = bool((given.groupby("participant_id")[name].nunique() <= 1).all())
     return TargetSpec(name, _kind(classes), classes, "attribute", "participant" if constant else "recording")
 
 
-def _not_a_category(name: str, *, num_values: int) -> UserError:
+def _not_a_category(name: str, *, classes: tuple[str, ...]) -> UserError:
+    what = NUMBERS if all(_is_number(text) for text in classes) else "free text, not categories"
     return UserError(
-        f"Target {name!r} takes {num_values} different values: a number or free text, not a category. "
+        f"Target {name!r} takes {len(classes)} different values: {what}. "
         f"Allowed: 2 to {MAX_CLASSES} classes. Put it into classes (such as low, high) in the study's table."
     )
 
@@ -234,10 +247,17 @@ def _kind(classes: tuple[str, ...]) -> TargetKind:
 def _ordered(values: object) -> tuple[str, ...]:
     """Return class names sorted, numbers by size."""
     texts = [str(value) for value in np.asarray(values, dtype=object)]
-    try:
+    if all(_is_number(text) for text in texts):
         return tuple(sorted(texts, key=lambda text: (float(text), text)))
+    return tuple(sorted(texts))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
     except ValueError:
-        return tuple(sorted(texts))
+        return False
+    return True
 
 
 def _texts(values: pd.Series[Any]) -> pd.Series[str]:

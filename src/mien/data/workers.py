@@ -6,19 +6,25 @@ import errno
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import cv2
 
 from mien.core.errors import MediaError, UserError
+from mien.core.progress import say
 from mien.core.types import Problem
 from mien.data.process import Job, prepare_recording
 from mien.media.detectors import DetectorName, FaceDetector, make_detector
 
 Done = Callable[[Job, Problem | None], None]
+
+STOP_WITHIN_S = 1.0
+"""How long a worker that was told to end may take before it is killed."""
 
 _detector: FaceDetector | None = None
 """The worker process's own detector: loaded once per process, because it can't travel between processes."""
@@ -35,6 +41,7 @@ def run_jobs(jobs: Sequence[Job], *, detector: DetectorName, num_workers: int, d
 
     Raises:
         UserError: The disk is full, or the detector can't be loaded.
+        KeyboardInterrupt: Ctrl-C; the worker processes have ended, wherever they were.
     """
     if min(num_workers, len(jobs)) <= 1:
         network = make_detector(detector) if jobs else None
@@ -56,7 +63,8 @@ def _run_pool(jobs: Sequence[Job], *, detector: DetectorName, num_workers: int, 
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(detector,))
     unfinished = []
     try:
-        futures: dict[Future[Problem | None], Job] = {pool.submit(_run_in_worker, job): job for job in jobs}
+        with _interrupts_held():
+            futures: dict[Future[Problem | None], Job] = {pool.submit(_run_in_worker, job): job for job in jobs}
         for future in as_completed(futures):
             try:
                 problem = future.result()
@@ -64,14 +72,47 @@ def _run_pool(jobs: Sequence[Job], *, detector: DetectorName, num_workers: int, 
                 unfinished.append(futures[future])
                 continue
             done(futures[future], problem)
+    except KeyboardInterrupt:
+        say("Stopping; what is finished is kept.")
+        _end_workers(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     order = {id(job): index for index, job in enumerate(jobs)}
     return sorted(unfinished, key=lambda job: order[id(job)])
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Deliver a Ctrl-C to this process afterwards, and to the processes started within never.
+
+    A terminal sends it to all of them: a worker would print a traceback, or take it for its recording's failure.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """End the workers in the middle of their recordings: what they leave is removed when prepare runs again."""
+    workers = list((pool._processes or {}).values())  # the executor itself only knows how to wait
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(STOP_WITHIN_S)
+        if worker.is_alive():
+            worker.kill()
+
+
 def _start_worker(detector: DetectorName) -> None:
     global _detector
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _detector = make_detector(detector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from mien.core.errors import UserError
 from mien.core.progress import progress, say
-from mien.core.storage import atomic_directory, read_json
+from mien.core.storage import atomic_directory, atomic_path, read_json
 from mien.crossval.compare import plan_comparison, run_comparison
 from mien.data.prepare import prepare
 from mien.data.settings import PrepareConfig
@@ -21,14 +22,14 @@ from mien.training.final import plan_training, train_bundle
 from mien.training.settings import FitSettings
 
 TARGET = "Smile"
-MODELS = ("improved_cnn", "vit_scratch", "linear_probe@hog", "linear_probe@hog+recording")
+MODELS = ("improved_cnn+recording", "vit_scratch+recording", "linear_probe@hog", "linear_probe@hog+recording")
 BUNDLE_MODEL = "linear_probe@hog+recording"
 PARTICIPANTS = 12
 DURATION_S = 20.0
-FPS = 2.0
+FPS = 3.0
 FOLDS = 3
 # Small pictures and few epochs: the demo shows the way within minutes, it doesn't seek the best score.
-SETTINGS = FitSettings(training=TrainConfig(image_size=48, epochs=12, batch_size=16, accumulate=1, patience=4))
+SETTINGS = FitSettings(training=TrainConfig(image_size=48, epochs=12, batch_size=32, patience=6))
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Story:
 
     @property
     def newcomer(self) -> Path:
-        """A study of one more drawn person, whom no model has seen."""
-        return self.root / "newcomer"
+        """A video of one more drawn person, whom no model has seen."""
+        return self.root / "newcomer" / "video.mp4"
 
     @property
     def dataset(self) -> Path:
@@ -82,7 +83,7 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
     story = Story(out)
     _check_folder(out)
     _draw(story.study, participants=PARTICIPANTS, seed=seed)
-    _draw(story.newcomer, participants=1, seed=seed + 1)
+    _draw_newcomer(story.newcomer, seed=seed + 1)
     say(f"$ mien prepare {story.study} --out {story.dataset} --fps {FPS:g}")
     prepare(story.study, out=story.dataset, config=PrepareConfig(fps=FPS))
     command = (
@@ -97,11 +98,10 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
     train_bundle(
         plan_training(story.dataset, target=TARGET, model=BUNDLE_MODEL, out=story.bundle, seed=seed, settings=SETTINGS)
     )
-    videos = sorted((story.newcomer / "Analysis" / "Respondent Cameras").glob("*.mp4"))
-    say(f"$ mien predict {story.bundle} {story.newcomer}/... --out {story.predictions}")
-    results = predict_files(story.bundle, videos=videos, out=story.predictions)
+    say(f"$ mien predict {story.bundle} {story.newcomer} --out {story.predictions}")
+    results = predict_files(story.bundle, videos=[story.newcomer], out=story.predictions)
     shutil.copyfile(report, out / "report.html")
-    _tell(story, timeline=next(item["plot"] for item in results if "plot" in item), seconds=time.monotonic() - started)
+    _tell(story, timeline=results[0]["plot"], seconds=time.monotonic() - started)
     return out / "report.html"
 
 
@@ -119,6 +119,16 @@ def _draw(folder: Path, *, participants: int, seed: int) -> None:
     with progress("Drawing people", total=participants + 1) as advance, atomic_directory(folder) as temporary:
         report: Callable[[str], None] = advance
         write_demo_study(temporary, participants=participants, duration_s=DURATION_S, seed=seed, on_recording=report)
+
+
+def _draw_newcomer(video: Path, *, seed: int) -> None:
+    if video.is_file():
+        return
+    with tempfile.TemporaryDirectory() as folder, atomic_path(video) as temporary:
+        study = write_demo_study(Path(folder) / "study", participants=1, duration_s=DURATION_S, seed=seed)
+        # The study also holds a recording that doesn't open; it is the small one.
+        recordings = (study / "Analysis" / "Respondent Cameras").glob("*.mp4")
+        shutil.copyfile(max(recordings, key=lambda path: path.stat().st_size), temporary)
 
 
 def _tell(story: Story, *, timeline: str, seconds: float) -> None:

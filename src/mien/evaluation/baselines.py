@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mien.core.errors import UserError, unknown_name
 from mien.core.labels import LabelScheme
 from mien.core.types import Split
+from mien.evaluation.scores import participant_scores
 from mien.evaluation.units import unit_column
 
 TrivialKind = Literal["majority", "prior"]
@@ -61,6 +62,42 @@ def trivial_predictions(
         [_predict_fold(kind, clips=clips, unit=unit, split=split, scheme=scheme, seed=seed) for split in splits],
         ignore_index=True,
     )
+
+
+def trivial_scores(
+    *, clips: pd.DataFrame, splits: Sequence[Split], scheme: LabelScheme, seed: int, draws: int = 20
+) -> pd.DataFrame:
+    """Score `majority`, and `prior` as the mean of many draws: one draw is above or below chance by luck.
+
+    Args:
+        clips: As for `trivial_predictions`.
+        splits: The folds.
+        scheme: What the target's codes mean.
+        seed: Seed of the draws; more draws begin with the same ones.
+        draws: How often `prior` is drawn.
+
+    Returns:
+        Rows as `participant_scores` gives them, of the models `majority` and `prior`, ready for `summarise_model`. Each
+        score of `prior` is the mean over the draws in which it is defined, so its confusion counts are fractions that
+        add up to the clips of each class. Where participants are scored all together, `prob_<output>` of `prior` is
+        the mean over participants too: a draw ranks nobody above anybody, so its AUROC is .5 exactly.
+
+    Raises:
+        UserError: Fewer than 1 draw, and whatever `trivial_predictions` and `participant_scores` find.
+    """
+    if draws < 1:
+        raise UserError(f"Got {draws} draws of the prior; at least 1 is needed.")
+    seeds = np.random.default_rng([seed, zlib.crc32(b"prior")]).integers(2**31, size=draws).tolist()
+    given: dict[str, Any] = {"clips": clips, "splits": splits, "scheme": scheme}
+    drawn = [trivial_predictions("prior", **given, seed=each).assign(model=str(i)) for i, each in enumerate(seeds)]
+    majority = participant_scores(trivial_predictions("majority", **given, seed=seed), scheme)
+    prior = participant_scores(pd.concat(drawn, ignore_index=True), scheme)
+    mean = prior.drop(columns=["model", "scored_per"]).groupby(["fold", "participant_id"]).mean().reset_index()
+    mean = mean.assign(model="prior", scored_per=prior["scored_per"].iloc[0])
+    for name in (f"prob_{output}" for output in scheme.output_names):
+        if name in mean:
+            mean[name] = mean[name].where(mean[name].isna(), mean[name].mean())
+    return pd.concat([majority, mean[majority.columns]], ignore_index=True)
 
 
 def _predict_fold(

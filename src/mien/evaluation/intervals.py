@@ -96,7 +96,12 @@ def participant_interval(
     return Interval(mean, max(mean - half_width, lower_bound), min(mean + half_width, upper_bound), count)
 
 
-def binomial_interval(hits: NDArray[np.integer], totals: NDArray[np.integer], *, confidence: float = 0.95) -> Interval:
+def binomial_interval(
+    hits: NDArray[np.integer] | NDArray[np.floating],
+    totals: NDArray[np.integer] | NDArray[np.floating],
+    *,
+    confidence: float = 0.95,
+) -> Interval:
     """Return the mean of K shares of participants, each participant counted once, with an exact interval.
 
     For one share it is Clopper and Pearson's (1934, Biometrika 26:404-413). For the mean of several (balanced accuracy
@@ -105,7 +110,7 @@ def binomial_interval(hits: NDArray[np.integer], totals: NDArray[np.integer], *,
     That is conservative. Neither knows that models of several folds share training participants.
 
     Args:
-        hits: (K,) participants who are right, per share.
+        hits: (K,) participants who are right, per share; a fraction where they are a mean over draws.
         totals: (K,) participants that the share is of, each above 0.
         confidence: Least coverage.
 
@@ -122,13 +127,14 @@ def binomial_interval(hits: NDArray[np.integer], totals: NDArray[np.integer], *,
     nan = float("nan")
     if not people.size:
         return Interval(nan, nan, nan, 0)
-    if found.shape != people.shape or (people < 1).any() or (found < 0).any() or (found > people).any():
+    if found.shape != people.shape or (people < 1).any() or (found < 0).any() or (found > people + 1e-9).any():
         raise UserError(f"Got {found.tolist()} hits of {people.tolist()}; allowed: 0 up to as many as there are.")
+    found = np.minimum(found, people)  # sums of fractions differ by rounding
     tail = (1.0 - confidence) / people.size / 2.0
     # At 0 hits the lower end is 0 and at all hits the upper one 1; the beta distribution isn't defined there.
     low = np.where(found > 0, beta.ppf(tail, np.maximum(found, 1), people - found + 1), 0.0)
     high = np.where(found < people, beta.ppf(1.0 - tail, found + 1, np.maximum(people - found, 1)), 1.0)
-    return Interval(float((found / people).mean()), float(low.mean()), float(high.mean()), int(people.sum()))
+    return Interval(float((found / people).mean()), float(low.mean()), float(high.mean()), round(float(people.sum())))
 
 
 def _equal_scores(mean: float, *, share: float, bounds: tuple[float, float]) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def score_participant(
     _check_inputs(codes, outputs, scheme)
     counts = confusion(codes, scheme.predicted(outputs), len(scheme.classes))
     class_probabilities = np.column_stack([1.0 - outputs[:, 0], outputs[:, 0]]) if scheme.kind == "binary" else outputs
-    metrics = _count_metrics(counts, scheme) | _ranking_metrics(codes, class_probabilities, scheme)
+    metrics = count_metrics(counts, scheme) | _ranking_metrics(codes, class_probabilities, scheme)
     metrics["log_loss"] = _log_loss(codes, class_probabilities)
     return metrics | _prevalences(counts, scheme)
 
@@ -158,7 +158,7 @@ def _mean_defined(values: NDArray[np.float64]) -> float:
     return float(kept.mean()) if kept.size else float("nan")
 
 
-def _count_metrics(counts: NDArray[np.int64], scheme: LabelScheme) -> dict[str, float]:
+def count_metrics(counts: NDArray[np.integer] | NDArray[np.floating], scheme: LabelScheme) -> dict[str, float]:
     """Metrics that follow from the confusion counts (K, K), row = true class."""
     table = counts.astype(np.float64)
     hits, true, predicted, total = np.diag(table), table.sum(axis=1), table.sum(axis=0), table.sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mien.evaluation.units import (
     balanced_accuracy_of,
     confusion_of,
     scored_per,
+    summed_counts,
     unit_metrics,
     unit_predictions,
 )
@@ -93,7 +94,8 @@ def check_predictions(predictions: pd.DataFrame, scheme: LabelScheme) -> None:
         own = models == models[wrong][0]
         raise UserError(
             f"{models[wrong][0]}: {int((wrong & own).sum())} of {int(own.sum())} clips with a target have a "
-            "probability that isn't a number in 0..1. The model probably diverged: train it again with a lower learning rate."
+            "probability that isn't a number in 0..1. The model probably diverged: train it again with a lower "
+            "learning rate."
         )
 
 
@@ -111,7 +113,7 @@ def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any
         clips, row = true class) and `confusion_normalised` (each row divided by its sum, NaN where a class never
         occurs); `prevalence` (slope, bias; for multiclass targets `per_class`); `per_fold` (fold, participants,
         balanced_accuracy, log_loss: means over its participants), `fold_mean` and `fold_sd` of the balanced accuracies
-        of the folds.
+        of the folds. A predictor that always says one class has no interval (NaN) where all its scores are equal.
 
         Where `scored_per` is `participants` or `recordings`, each participant is one row with one label, and the
         metrics are over all rows instead (`unit_metrics`): exact binomial intervals, conservative ones for balanced
@@ -148,8 +150,16 @@ def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any
 
 
 def _participant_means(scored: pd.DataFrame, *, folds: int | None) -> dict[str, Any]:
+    counts = summed_counts(scored)
+    # Who always says one class has the same F1, recall or specificity with everybody by construction: no sample.
+    constant = (counts.sum(axis=0) > 0).sum() == 1 < (counts.sum(axis=1) > 0).sum()
+
     def interval(name: str) -> dict[str, Any]:
-        return asdict(participant_interval(scored[name].to_numpy(dtype=np.float64), folds=folds))
+        values = scored[name].to_numpy(dtype=np.float64)
+        found = participant_interval(values, folds=folds)
+        if constant and scored[name].nunique() == 1:
+            found = replace(found, low=float("nan"), high=float("nan"))
+        return asdict(found)
 
     summary: dict[str, Any] = {name: interval(name) for name in INTERVAL_METRICS}
     summary |= {f"{name}_interval": interval(name) for name in ("sensitivity", "specificity")}
@@ -211,7 +221,7 @@ def _folds(scores: pd.DataFrame, *, per: str) -> dict[str, Any]:
         rows = scores[scores["fold"] == fold]
         means_of_fold = {name: _mean_defined(rows[name]) for name in ("balanced_accuracy", "log_loss")}
         if per != "participant mean":
-            means_of_fold["balanced_accuracy"] = balanced_accuracy_of(confusion_of(rows))
+            means_of_fold["balanced_accuracy"] = balanced_accuracy_of(summed_counts(rows))
         per_fold.append({"fold": int(fold), "participants": len(rows), **means_of_fold})
     means = np.array([row["balanced_accuracy"] for row in per_fold], dtype=np.float64)
     means = means[~np.isnan(means)]

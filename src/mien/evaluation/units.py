@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
 from mien.evaluation.intervals import Interval, binomial_interval
-from mien.evaluation.metrics import score_participant
+from mien.evaluation.metrics import count_metrics, score_participant
 
 ScoredPer = Literal["participant mean", "participants", "recordings"]
 KEY_COLUMNS = ("model", "fold", "participant_id")
@@ -91,7 +91,7 @@ def unit_metrics(rows: pd.DataFrame) -> dict[str, Any]:
         the conservative one of `binomial_interval`), n the rows that the share is of, such as the positive ones.
         `RANKING_METRICS` likewise, with NaN ends: no exact interval of them exists. Other metrics are plain numbers.
     """
-    counts = confusion_of(rows)
+    counts = summed_counts(rows)
     probabilities = rows[[name for name in rows if str(name).startswith("prob_")]]
     classes = range(len(counts))
     codes = np.column_stack([rows[[f"count_{i}_{j}" for j in classes]].sum(axis=1) for i in classes]).argmax(axis=1)
@@ -100,6 +100,8 @@ def unit_metrics(rows: pd.DataFrame) -> dict[str, Any]:
     metrics: dict[str, Any] = score_participant(
         codes.astype(np.int64), probabilities.to_numpy(dtype=np.float64), scheme
     )
+    # The counts of a trivial predictor are means over draws, which no threshold on a mean probability gives.
+    metrics |= count_metrics(counts, scheme)
     for name, (hits, totals) in _shares(counts, binary=binary).items():
         interval = binomial_interval(hits, totals)
         metrics[name] = asdict(replace(interval, n=min(interval.n, len(rows))))
@@ -110,7 +112,7 @@ def unit_metrics(rows: pd.DataFrame) -> dict[str, Any]:
     return metrics
 
 
-def balanced_accuracy_of(counts: NDArray[np.int64]) -> float:
+def balanced_accuracy_of(counts: NDArray[np.float64]) -> float:
     """Return the mean recall of all classes; NaN where one doesn't occur.
 
     >>> balanced_accuracy_of(np.array([[3, 1], [1, 1]]))
@@ -120,21 +122,35 @@ def balanced_accuracy_of(counts: NDArray[np.int64]) -> float:
     return float((np.diag(counts) / true).mean()) if true.size and (true > 0).all() else float("nan")
 
 
-def confusion_of(scores: pd.DataFrame) -> NDArray[np.int64]:
-    """Sum the confusion counts (K, K) of rows of `participant_scores`, row = true class."""
+def summed_counts(scores: pd.DataFrame) -> NDArray[np.float64]:
+    """Sum the confusion counts (K, K) of rows of `participant_scores`, row = true class; means over draws stay so."""
     columns = [column for column in scores if str(column).startswith("count_")]
     codes = range(round(len(columns) ** 0.5))
-    return np.array([[int(scores[f"count_{i}_{j}"].sum()) for j in codes] for i in codes], dtype=np.int64)
+    sums = [[float(scores[f"count_{i}_{j}"].sum()) for j in codes] for i in codes]
+    return np.array(sums, dtype=np.float64).round(9)  # 20 draws of .05 are 1
 
 
-def _shares(counts: NDArray[np.int64], *, binary: bool) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def confusion_of(scores: pd.DataFrame) -> NDArray[np.int64]:
+    """Sum the confusion counts (K, K) of rows of `participant_scores` to whole numbers, row = true class.
+
+    Fractions (means over draws) are rounded so that each row keeps its sum: the largest remainders go up.
+    """
+    sums = summed_counts(scores)
+    whole = np.floor(sums).astype(np.int64)
+    for true, row in enumerate(sums):
+        lacking = round(float(row.sum())) - int(whole[true].sum())
+        whole[true, np.argsort(whole[true] - row, kind="stable")[:lacking]] += 1
+    return whole
+
+
+def _shares(counts: NDArray[np.float64], *, binary: bool) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Hits and totals of each metric that is a share, or a mean of one share per class."""
     hits, true, predicted, total = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0), counts.sum(keepdims=True)[0]
     absent, rejected = total - true, total - true - predicted + hits
     # A binary target's are those of its second class; its specificity is the share of the first that is rejected.
     chosen = np.array([1]) if binary else np.flatnonzero(true > 0)
     recall = _defined(hits[chosen], true[chosen])
-    none = np.zeros(0, dtype=np.int64)
+    none = np.zeros(0, dtype=np.float64)
     return {
         "accuracy": _defined(hits.sum(keepdims=True), total),
         "balanced_accuracy": (hits, true) if (true > 0).all() else (none, none),
@@ -145,5 +161,5 @@ def _shares(counts: NDArray[np.int64], *, binary: bool) -> dict[str, tuple[NDArr
     }
 
 
-def _defined(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _defined(hits: NDArray[np.float64], totals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return hits[totals > 0], totals[totals > 0]

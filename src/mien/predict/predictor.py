@@ -64,7 +64,6 @@ def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path) -> li
         except UserError as error:
             errors.append(error)
             results.append({"video": str(video), "error": str(error)})
-            say(f"{video}: {error}")
             continue
         timeline_path, plot_path = out / f"{name}.timeline.csv", out / f"{name}.html"
         write_csv(timeline_path, timeline.round({"start_s": 6, "end_s": 6}))
@@ -83,6 +82,11 @@ def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path) -> li
         )
     if len(errors) == len(results):
         raise errors[0] if errors else UserError("No video given.")
+    failed = pd.DataFrame([item for item in results if "error" in item], columns=["video", "error"])
+    if len(failed):
+        write_csv(out / "failures.csv", failed)
+        for reason in failed["error"]:
+            say(f"Not predicted: {reason}")
     return results
 
 

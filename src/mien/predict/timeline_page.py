@@ -45,12 +45,6 @@ def timeline_page(timeline: pd.DataFrame, *, spec: ModelSpec, title: str) -> str
     labels = spec.labels
     with_face = timeline["face_found"]
     seconds = float((timeline["end_s"] - timeline["start_s"]).sum())
-    rows = "<tr><th>class</th><th>mean probability</th><th>share of time at .5 or more</th></tr>"
-    for name in labels.output_names:
-        values = timeline[f"prob_{name}"].dropna()
-        share = float((values >= 0.5).mean()) if len(values) else float("nan")
-        mean = float(values.mean()) if len(values) else float("nan")
-        rows += f"<tr><td>{html.escape(name)}</td><td>{mean:.3f}</td><td>{100 * share:.1f} %</td></tr>"
     baseline = "" if spec.baseline == "none" else f" A personal baseline ({spec.baseline}) is subtracted."
     return PAGE.format(
         title=html.escape(title),
@@ -63,9 +57,23 @@ def timeline_page(timeline: pd.DataFrame, *, spec: ModelSpec, title: str) -> str
             "Probability at each sampled frame, by its presentation time. Grey: no face was found, so nothing is said."
             + baseline
         ),
-        rows=rows,
+        rows=_class_rows(timeline, spec=spec),
         footer="An expression is not a feeling: this says how alike the face is to what the annotations name so.",
     )
+
+
+def _class_rows(timeline: pd.DataFrame, *, spec: ModelSpec) -> str:
+    """Return a table row per class: mean probability, and how often it is the one that is predicted."""
+    labels = spec.labels
+    seen = timeline[[f"prob_{name}" for name in labels.output_names]].dropna()
+    if seen.empty:
+        return "<tr><td>Nothing is predicted: there was no face in any sampled frame.</td></tr>"
+    predicted = labels.predicted(seen.to_numpy(np.float64))
+    rows = "<tr><th>class</th><th>mean probability</th><th>predicted in, of the frames with a prediction</th></tr>"
+    for code, name in enumerate(labels.output_names, start=labels.kind == "binary"):
+        mean, share = float(seen[f"prob_{name}"].mean()), float((predicted == code).mean())
+        rows += f"<tr><td>{html.escape(name)}</td><td>{mean:.3f}</td><td>{100 * share:.1f} %</td></tr>"
+    return rows
 
 
 def _chart(timeline: pd.DataFrame, *, spec: ModelSpec) -> str:

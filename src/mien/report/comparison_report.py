@@ -51,6 +51,7 @@ def write_comparison_report(run: Path) -> Path:
     )
     environment.filters |= {
         "share": wording.short_number,
+        "breakable": wording.breakable,
         "brackets": wording.brackets,
         "count": wording.count,
         "decimal": wording.decimal,
@@ -78,6 +79,8 @@ def _context(
     per = next((model["scored_per"] for model in models if model["scored_per"]), "participant mean")
     once = per != "participant mean"
     thing = "participant" if per == "participants" else "recording" if comparison["unit"] == "recording" else "moment"
+    people = _people(list(names), scores, metric="accuracy" if once else "balanced_accuracy")
+    one_label = once or comparison["unit"] == "participant"
     return {
         "c": comparison,
         "study": study,
@@ -94,9 +97,14 @@ def _context(
         "once": once,
         "repeated": per == "participants" and comparison["unit"] == "recording",
         "columns": wording.score_columns(thing),
+        "things": "clips" if thing == "moment" else f"{thing}s",
         "sweeps": [(names[model["name"]], rows) for model in models if (rows := model["prevalence_sweep"])],
         "strips": _strip_charts(models, baselines, scores, names=names, participants=comparison.get("participants")),
-        "people": _people(list(names), scores, metric="accuracy" if once else "balanced_accuracy"),
+        "people": people if models else [],
+        "one_label": one_label,
+        "positive_people": _positive_people(people) if one_label else None,
+        "class_counts": _class_counts(comparison, models),
+        "counted": "participants" if once else f"{thing}s" if thing != "moment" else "clips",
         "curves": _learning_charts(names, histories),
         "rocs": None if predictions is None else roc_charts(comparison, names=names, predictions=predictions),
         "facts_of_run": wording.flattened(
@@ -204,6 +212,25 @@ def _people(models: Sequence[str], scores: pd.DataFrame | None, *, metric: str) 
             }
         )
     return people
+
+
+def _positive_people(people: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Positive participants, and all that have a label; None where the scores don't say it."""
+    labelled = [person["positives"] for person in people if person["positives"] is not None and person["clips"]]
+    return (sum(number > 0 for number in labelled), len(labelled)) if labelled else None
+
+
+def _class_counts(comparison: Mapping[str, Any], models: Sequence[_Nullable]) -> list[tuple[str, int, int]]:
+    """Per class of a multiclass target its name, how often it is annotated, and that in percent of all."""
+    counts = next((model["confusion"] for model in models if model["confusion"]), None)
+    if comparison.get("kind") != "multiclass" or counts is None:
+        return []
+    totals = [sum(row) for row in counts]
+    names = comparison.get("classes") or range(len(totals))
+    return [
+        (str(name), number, round(100 * number / max(sum(totals), 1)))
+        for name, number in zip(names, totals, strict=True)
+    ]
 
 
 def _learning_charts(names: Mapping[str, str], histories: Histories) -> list[tuple[str, str, Markup | None]]:

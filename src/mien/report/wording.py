@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup, escape
 
 MISSING = "–"  # a score that isn't defined, or a fact that the run didn't record
 EXPLORATORY_BELOW_PARTICIPANTS = 20  # EVALUATION.md, section 3: fewer can't support a claim
@@ -84,8 +87,9 @@ def display_names(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     labels = {str(model.get("name")): display_name(model) for model in models}
     taken = Counter(labels.values())
     return {
-        str(model.get("name")): label if taken[label] == 1 else display_name({**model, "label": None})
-        for model, label in zip(models, labels.values(), strict=True)
+        name: display_name({**model, "label": None}) if taken[labels[name]] > 1 else labels[name]
+        for model in models
+        for name in [str(model.get("name"))]
     }
 
 
@@ -116,6 +120,15 @@ def short_number(value: float | None, *, digits: int = 2, signed: bool = False) 
     text = f"{abs(value):.{digits}f}"
     sign = "" if float(text) == 0 else "−" if value < 0 else "+" if signed else ""
     return sign + (text[1:] if text.startswith("0.") else text)
+
+
+def breakable(name: str) -> Markup:
+    """Let a model's name break after `@`, `+` and `/`, nowhere else; the rest is escaped.
+
+    >>> str(breakable("probe@hog<b>"))
+    'probe@<wbr>hog&lt;b&gt;'
+    """
+    return Markup(re.sub(r"([@+/])(?=.)", r"\1<wbr>", str(escape(name))))
 
 
 def brackets(score: Mapping[str, Any] | None) -> str:

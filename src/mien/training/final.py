@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mien.core.errors import WeightsError
+from mien.core.errors import UserError, WeightsError
 from mien.core.progress import say
-from mien.core.storage import check_output_folder
+from mien.core.storage import check_output_folder, digest_of, read_json
 from mien.core.types import Split
 from mien.core.weights import WEIGHTS_VARIABLE, find_onnx
 from mien.data.clips import ClipIndex, build_clips
 from mien.data.dataset import Dataset
 from mien.data.splits import holdout_split
 from mien.models.choice import ModelChoice, parse_model
-from mien.runtime.bundle import MANIFEST
+from mien.runtime.bundle import MANIFEST, Bundle
 from mien.training.bundle_writer import write_bundle
 from mien.training.estimate import Estimate, estimate_fits
-from mien.training.model_fit import check_baseline, check_model, fit_model
+from mien.training.model_fit import check_baseline, check_model, fit_model, weights_digest
 from mien.training.settings import FitSettings
 
 
@@ -43,6 +43,20 @@ class TrainingPlan:
     settings: FitSettings
     seed: int
     out: Path
+
+    @property
+    def fit_id(self) -> str:
+        """Digest of what decides the result; a bundle with the same is this one."""
+        return digest_of(
+            {
+                "dataset_hash": self.dataset.content_hash,
+                "target": self.clips.scheme.target,
+                "model": [self.choice.text, str(self.choice.baseline)],
+                "weights": weights_digest(self.choice, settings=self.settings),
+                "seed": self.seed,
+                "settings": self.settings.to_json(),
+            }
+        )
 
     def estimate(self) -> Estimate:
         """Say what would be done and about how long it takes."""
@@ -89,15 +103,29 @@ def plan_training(
         )
     check_baseline(choice, clips=clips)
     split = holdout_split(clips, seed=seed)
-    return TrainingPlan(dataset, clips, choice, split, settings, seed, out)
+    plan = TrainingPlan(dataset, clips, choice, split, settings, seed, out)
+    if (out / MANIFEST).is_file():
+        spec = read_json(out / MANIFEST).get("spec", {})
+        if spec.get("provenance", {}).get("fit_id") != plan.fit_id:
+            there = f"{spec.get('label')} for {spec.get('labels', {}).get('target')!r}"
+            raise UserError(
+                f"{out} holds another bundle ({there}, or one of other data, weights, seed or settings). "
+                "Give another --out, or remove that folder."
+            )
+    return plan
 
 
 def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
-    """Train and write the bundle.
+    """Train and write the bundle; where the same bundle is there already, nothing is done again.
 
     Returns:
         What `parity.json` holds.
     """
+    if (plan.out / MANIFEST).is_file():
+        Bundle.open(plan.out)
+        say(f"{plan.out} holds this bundle already.")
+        parity: dict[str, Any] = read_json(plan.out / "parity.json")
+        return parity
     fitted = fit_model(
         plan.choice,
         dataset=plan.dataset,
@@ -112,6 +140,7 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
     note = facts["model_facts"].get("weights_note")
     label = f"{plan.choice.label} (random init)" if note == "random init" else plan.choice.label
     provenance = {
+        "fit_id": plan.fit_id,
         "study": plan.dataset.study_facts.get("name", ""),
         "purpose": plan.dataset.study_facts.get("purpose", ""),
         "dataset_hash": plan.dataset.content_hash,

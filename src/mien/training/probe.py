@@ -28,6 +28,12 @@ class ProbeConfig:
     C: float = 0.001
     max_iter: int = 2000
 
+    def __post_init__(self) -> None:
+        if not self.C > 0 or self.max_iter < 1:
+            raise UserError(
+                f"Probe settings: C must be above 0 and max_iter at least 1, got {self.C}, {self.max_iter}."
+            )
+
 
 @dataclass(frozen=True)
 class Probe:
