@@ -40,7 +40,8 @@ from mien.evaluation.baselines import trivial_scores
 from mien.evaluation.scores import check_predictions, participant_scores
 from mien.models.choice import ModelChoice, parse_models
 from mien.report.comparison_report import write_comparison_report
-from mien.training.model_fit import check_baseline, check_model, fit_model, weights_digest
+from mien.training.checks import check_baseline, check_model, weights_digest
+from mien.training.model_fit import fit_model
 from mien.training.settings import FitSettings
 
 VERSIONED = (

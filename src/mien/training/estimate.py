@@ -14,7 +14,7 @@ from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.models.choice import ModelChoice
 from mien.models.registry import build_model
-from mien.training.model_fit import open_encoder
+from mien.training.checks import open_encoder
 from mien.training.settings import FitSettings
 
 Estimate = dict[str, Any]

@@ -17,8 +17,9 @@ from mien.data.splits import holdout_split
 from mien.models.choice import ModelChoice, parse_model
 from mien.runtime.bundle import MANIFEST, Bundle
 from mien.training.bundle_writer import write_bundle
+from mien.training.checks import check_baseline, check_model, weights_digest
 from mien.training.estimate import Estimate, estimate_fits
-from mien.training.model_fit import check_baseline, check_model, fit_model, weights_digest
+from mien.training.model_fit import fit_model
 from mien.training.settings import FitSettings
 
 

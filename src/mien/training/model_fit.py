@@ -20,23 +20,20 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from mien.core.errors import RefusedError, UserError, WeightsError
 from mien.core.labels import LabelScheme
-from mien.core.storage import sha256_file
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
-from mien.models.backbones import WEIGHTS_FILE, find_weights
 from mien.models.choice import ModelChoice
 from mien.models.classifier import BuiltModel
 from mien.models.complexity import complexity
 from mien.models.hub_encoder import HubEncoder
 from mien.models.onnx_writer import count_parameters
-from mien.models.registry import MODELS, PRETRAINED, build_model
-from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.cache import cached_features, cached_pixels
-from mien.runtime.encoders import Encoder, OnnxEncoder, find_encoder
+from mien.models.registry import MODELS, build_model
+from mien.runtime.encoders import Encoder, OnnxEncoder
+from mien.training.checks import open_encoder
 from mien.training.fit import FitResult, fit_network, predict_features
 from mien.training.loaders import UNLABELLED, FrameSet
+from mien.training.material import Material, make_frame_set, probe_features, subtract_baseline
 from mien.training.probe import Probe, fit_probe
 from mien.training.settings import FitSettings
 
@@ -55,43 +52,6 @@ class FittedModel(Protocol):
     def save_weights(self, path: Path) -> None:
         """Write what was fitted, as safetensors."""
         ...
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a model is fitted on: a dataset and the clips of a target.
-
-    Attributes:
-        dataset: The dataset.
-        clips: The clips of the target.
-    """
-
-    dataset: Dataset
-    clips: ClipIndex
-
-    def frames_of(self, participants: Sequence[str]) -> pd.DataFrame:
-        """Return all frames with a crop of the participants' recordings, labelled or not, in order of time.
-
-        The personal baseline needs those that have no label, too.
-
-        Returns:
-            Columns recording_id, participant_id, frame, pts_s, target (`UNLABELLED` where there is none), and row (in
-            the clip index, `UNLABELLED` where it is no clip).
-        """
-        wanted = self.clips.table[self.clips.table["participant_id"].isin(participants)]
-        parts = []
-        for recording_id, rows in wanted.groupby("recording_id", sort=True):
-            name = str(recording_id)
-            frames = self.dataset.frames(name)[["frame", "pts_s"]]
-            part = frames[self.dataset.has_crop(name)].copy()
-            part["recording_id"] = name
-            part["participant_id"] = rows["participant_id"].iloc[0]
-            position = pd.Series(rows.index.to_numpy(), index=rows["frame"].to_numpy())
-            part["row"] = part["frame"].map(position).fillna(UNLABELLED).astype(np.int64)
-            targets = pd.Series(rows["target"].to_numpy(), index=rows["frame"].to_numpy())
-            part["target"] = part["frame"].map(targets).fillna(UNLABELLED).astype(np.int64)
-            parts.append(part)
-        return pd.concat(parts, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -210,136 +170,11 @@ def fit_model(
     )
 
 
-def check_model(choice: ModelChoice, *, dataset: Dataset, settings: FitSettings) -> None:
-    """Check that a model's weights are there and its settings fit, before anything is run.
-
-    Raises:
-        UserError: Weights or files that can't be had, or settings that the model or the dataset can't take.
-    """
-    crop = open_encoder(choice).spec.crop if choice.is_probe else settings.for_model(choice.name).crop
-    if dataset.margin is not None and crop > dataset.margin:
-        raise UserError(
-            f"{choice.text} looks at {crop:g} times the face box, but the dataset's crops hold {dataset.margin:g}. "
-            "Set a smaller crop (in the settings, or in the ONNX's sidecar)."
-        )
-    if choice.is_probe:
-        return
-    if choice.backbone is not None and choice.backbone.endswith(".onnx"):
-        raise UserError(f"{choice.text}: a network needs PyTorch weights; an ONNX file serves linear_probe only.")
-    config = settings.for_model(choice.name)
-    with torch.device("meta"):
-        # Weights are looked up and read, but no memory is given to the rest.
-        build_model(
-            choice.name,
-            num_outputs=1,
-            image_size=config.image_size,
-            backbone=choice.backbone,
-            random_init=settings.random_init,
-        )
-
-
-def check_baseline(choice: ModelChoice, *, clips: ClipIndex) -> None:
-    """Refuse a personal baseline where it would erase the label, or has too little to stand on.
-
-    Raises:
-        RefusedError: A recording is too short, or the label is constant within (nearly) every recording.
-    """
-    if choice.baseline.kind == "none":
-        return
-    seconds = (clips.table["end_s"] - clips.table["start_s"]).groupby(clips.table["recording_id"]).sum()
-    needed_s = choice.baseline.needed_s
-    short = seconds[seconds < needed_s]
-    if len(short):
-        raise RefusedError(
-            [
-                f"{choice.text}: {len(short)} of {len(seconds)} recordings have less than {needed_s:g} s with a face "
-                f"({short.index[0]}: {short.iloc[0]:.1f} s), too little for a personal baseline. Use it without."
-            ]
-        )
-    varying = clips.table.groupby("recording_id")["target"].nunique() > 1
-    if varying.mean() < 0.1:
-        raise RefusedError(
-            [
-                f"{choice.text}: {clips.scheme.target!r} is constant in {int((~varying).sum())} of {len(varying)} "
-                "recordings, and a personal baseline erases exactly what is constant in a recording. Use it without."
-            ]
-        )
-
-
-def open_encoder(choice: ModelChoice) -> Encoder:
-    """Open the frozen encoder of a probe.
-
-    Raises:
-        UserError: Nothing is found under that name.
-    """
-    assert choice.backbone is not None
-    encoder = find_encoder(choice.backbone)
-    if encoder is not None:
-        return encoder
-    try:
-        return HubEncoder.open(choice.backbone)
-    except WeightsError as error:
-        known = "A backbone is hog, a path to model.onnx, a folder of the weights directory that holds an ONNX, or a"
-        raise WeightsError(f"{choice.text}: {error} {known} Hugging Face folder or id.") from error
-
-
-def weights_digest(choice: ModelChoice, *, settings: FitSettings) -> str | None:
-    """Return a digest of the pretrained weights of a model, None where it has none: other weights, other results."""
-    if choice.is_probe:
-        return open_encoder(choice).digest
-    wanted = PRETRAINED.get(choice.name)
-    if wanted is None or settings.random_init:
-        return None
-    return sha256_file(find_weights(wanted, backbone=choice.backbone) / WEIGHTS_FILE)
-
-
 def frozen_parameters(encoder: Encoder) -> int:
     """Return the number of parameters of a frozen encoder."""
     if isinstance(encoder, OnnxEncoder):
         return count_parameters(encoder.path)
     return encoder.num_parameters if isinstance(encoder, HubEncoder) else 0
-
-
-def probe_features(
-    material: Material, participants: Sequence[str], *, encoder: Encoder, baseline: PersonalBaseline
-) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return all frames with a crop and their features (N, D), the personal baseline subtracted."""
-    frames = material.frames_of(participants)
-    parts = [
-        np.asarray(cached_features(material.dataset, str(name), encoder=encoder)[rows["frame"].to_numpy()])
-        for name, rows in frames.groupby("recording_id", sort=False)
-    ]
-    return frames, subtract_baseline(np.concatenate(parts), frames, baseline=baseline)
-
-
-def subtract_baseline(
-    features: NDArray[np.floating], frames: pd.DataFrame, *, baseline: PersonalBaseline
-) -> NDArray[np.float64]:
-    """Subtract the personal baseline recording by recording from features (N, D) of the frames (N rows)."""
-    result = np.array(features, dtype=np.float64)
-    for rows in frames.groupby("recording_id", sort=False).indices.values():
-        result[rows] = baseline.subtract(result[rows], pts_s=frames["pts_s"].to_numpy()[rows])
-    return result
-
-
-def make_frame_set(material: Material, frames: pd.DataFrame, *, size_px: int, crop: float) -> FrameSet:
-    """Return frames as a network reads them: pixels are loaded batch by batch from the dataset's cache."""
-    names, recordings = np.unique(frames["recording_id"].to_numpy(dtype=str), return_inverse=True)
-    pixels = [cached_pixels(material.dataset, str(name), size_px=size_px, crop=crop) for name in names]
-    positions = frames["frame"].to_numpy()
-
-    def load(rows: NDArray[np.integer]) -> NDArray[np.uint8]:
-        return np.stack([pixels[recordings[row]][positions[row]] for row in rows])
-
-    _, participants = np.unique(frames["participant_id"].to_numpy(dtype=str), return_inverse=True)
-    ids = (frames["recording_id"] + "@" + frames["pts_s"].map("{:.3f}".format)).to_numpy(dtype=object)
-    return FrameSet(
-        load=load,
-        targets=frames["target"].to_numpy(np.int64),
-        recordings=recordings.astype(np.int64),
-        participants=participants.astype(np.int64),
-        ids=ids,
-    )
 
 
 def _fit_probe(

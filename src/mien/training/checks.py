@@ -1,0 +1,99 @@
+"""What can be known before anything is fitted: whether weights are here, settings fit, and a baseline makes sense."""
+
+from __future__ import annotations
+
+import torch
+
+from mien.core.errors import RefusedError, UserError, WeightsError
+from mien.core.storage import sha256_file
+from mien.data.clips import ClipIndex
+from mien.data.dataset import Dataset
+from mien.models.backbones import WEIGHTS_FILE, find_weights
+from mien.models.choice import ModelChoice
+from mien.models.hub_encoder import HubEncoder
+from mien.models.registry import PRETRAINED, build_model
+from mien.runtime.encoders import Encoder, find_encoder
+from mien.training.settings import FitSettings
+
+
+def check_model(choice: ModelChoice, *, dataset: Dataset, settings: FitSettings) -> None:
+    """Check that a model's weights are there and its settings fit, before anything is run.
+
+    Raises:
+        UserError: Weights or files that can't be had, or settings that the model or the dataset can't take.
+    """
+    crop = open_encoder(choice).spec.crop if choice.is_probe else settings.for_model(choice.name).crop
+    if dataset.margin is not None and crop > dataset.margin:
+        raise UserError(
+            f"{choice.text} looks at {crop:g} times the face box, but the dataset's crops hold {dataset.margin:g}. "
+            "Set a smaller crop (in the settings, or in the ONNX's sidecar)."
+        )
+    if choice.is_probe:
+        return
+    if choice.backbone is not None and choice.backbone.endswith(".onnx"):
+        raise UserError(f"{choice.text}: a network needs PyTorch weights; an ONNX file serves linear_probe only.")
+    config = settings.for_model(choice.name)
+    with torch.device("meta"):
+        # Weights are looked up and read, but no memory is given to the rest.
+        build_model(
+            choice.name,
+            num_outputs=1,
+            image_size=config.image_size,
+            backbone=choice.backbone,
+            random_init=settings.random_init,
+        )
+
+
+def check_baseline(choice: ModelChoice, *, clips: ClipIndex) -> None:
+    """Refuse a personal baseline where it would erase the label, or has too little to stand on.
+
+    Raises:
+        RefusedError: A recording is too short, or the label is constant within (nearly) every recording.
+    """
+    if choice.baseline.kind == "none":
+        return
+    seconds = (clips.table["end_s"] - clips.table["start_s"]).groupby(clips.table["recording_id"]).sum()
+    needed_s = choice.baseline.needed_s
+    short = seconds[seconds < needed_s]
+    if len(short):
+        raise RefusedError(
+            [
+                f"{choice.text}: {len(short)} of {len(seconds)} recordings have less than {needed_s:g} s with a face "
+                f"({short.index[0]}: {short.iloc[0]:.1f} s), too little for a personal baseline. Use it without."
+            ]
+        )
+    varying = clips.table.groupby("recording_id")["target"].nunique() > 1
+    if varying.mean() < 0.1:
+        raise RefusedError(
+            [
+                f"{choice.text}: {clips.scheme.target!r} is constant in {int((~varying).sum())} of {len(varying)} "
+                "recordings, and a personal baseline erases exactly what is constant in a recording. Use it without."
+            ]
+        )
+
+
+def open_encoder(choice: ModelChoice) -> Encoder:
+    """Open the frozen encoder of a probe.
+
+    Raises:
+        UserError: Nothing is found under that name.
+    """
+    assert choice.backbone is not None
+    encoder = find_encoder(choice.backbone)
+    if encoder is not None:
+        return encoder
+    try:
+        return HubEncoder.open(choice.backbone)
+    except WeightsError as error:
+        known = "A backbone is hog, a path to model.onnx, a folder of the weights directory that holds an ONNX, or a"
+        raise WeightsError(f"{choice.text}: {error} {known} Hugging Face folder or id.") from error
+
+
+def weights_digest(choice: ModelChoice, *, settings: FitSettings) -> str | None:
+    """Return a digest of the pretrained weights of a model, None where it has none: other weights, other results."""
+    if choice.is_probe:
+        return open_encoder(choice).digest
+    wanted = PRETRAINED.get(choice.name)
+    if wanted is None or settings.random_init:
+        return None
+    return sha256_file(find_weights(wanted, backbone=choice.backbone) / WEIGHTS_FILE)
