@@ -29,7 +29,7 @@ DURATION_S = 20.0
 FPS = 3.0
 FOLDS = 3
 # Small pictures and few epochs: the demo shows the way within minutes, it doesn't seek the best score.
-SETTINGS = FitSettings(training=TrainConfig(image_size=48, epochs=10, batch_size=32, patience=6))
+SETTINGS = FitSettings(training=TrainConfig(image_size=48, epochs=12, batch_size=32, patience=6))
 
 
 @dataclass(frozen=True)
