@@ -230,6 +230,8 @@ def test_an_interrupt_ends_the_workers_at_once(study, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell starts background jobs with the interrupt ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until_s = time.monotonic() + 60
     while not (started.exists() and len(started.read_text().split()) == 2) and time.monotonic() < until_s:
