@@ -71,7 +71,7 @@ def build_model(
     """
     entry = find_entry(name)
     if entry.build is None:
-        raise UserError(f"{name} is fitted on frozen features and has no network to build; use mien.training.probe.")
+        raise UserError(f"{name} is fitted on frozen features and has no network to build; use mien.evaluation.probe.")
     options = BuildOptions(num_outputs, image_size or entry.image_size, backbone=backbone, random_init=random_init)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

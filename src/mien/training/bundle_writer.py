@@ -23,7 +23,7 @@ from mien.models.hub_encoder import HubEncoder
 from mien.models.onnx_writer import OPSET, ParityError, export_encoder, export_head, write_linear_head
 from mien.runtime.bundle import BUNDLE_FORMAT, MANIFEST, Bundle, ModelSpec, Sampling
 from mien.runtime.encoders import EncoderSpec, HogEncoder, OnnxEncoder
-from mien.training.material import Material
+from mien.runtime.material import Material
 from mien.training.model_card import model_card
 from mien.training.model_fit import FittedNetwork, FittedProbe
 

@@ -19,9 +19,10 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from mien.core.labels import TargetKind
 from mien.models.backbones import PretrainedEncoder
 from mien.models.classifier import Classifier
+from mien.runtime.material import UNLABELLED
 from mien.training.augmentation import Strengths, augment
 from mien.training.config import TrainConfig
-from mien.training.loaders import UNLABELLED, Batch, NetworkBaseline
+from mien.training.loaders import Batch, NetworkBaseline
 
 PhaseName = Literal["head", "all", "scratch"]
 # Gradual unfreezing opens another quarter of the backbone at each epoch.

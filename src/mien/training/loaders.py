@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
+from mien.runtime.material import UNLABELLED
 
 NetworkBaseline = Literal["none", "recording"]
-UNLABELLED = -1
 Rows = NDArray[np.int64]
 
 

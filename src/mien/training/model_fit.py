@@ -23,6 +23,7 @@ from safetensors.torch import save_file as save_tensors
 from mien.core.labels import LabelScheme
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
+from mien.evaluation.probe import Probe, fit_probe
 from mien.models.choice import ModelChoice
 from mien.models.classifier import BuiltModel
 from mien.models.complexity import complexity
@@ -30,11 +31,11 @@ from mien.models.hub_encoder import HubEncoder
 from mien.models.onnx_writer import count_parameters
 from mien.models.registry import MODELS, build_model
 from mien.runtime.encoders import Encoder, OnnxEncoder
+from mien.runtime.material import UNLABELLED, Material, probe_features, subtract_baseline
 from mien.training.checks import open_encoder
 from mien.training.fit import FitResult, fit_network, predict_features
-from mien.training.loaders import UNLABELLED, FrameSet
-from mien.training.material import Material, make_frame_set, probe_features, subtract_baseline
-from mien.training.probe import Probe, fit_probe
+from mien.training.frame_sets import make_frame_set
+from mien.training.loaders import FrameSet
 from mien.training.settings import FitSettings
 
 

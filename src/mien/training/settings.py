@@ -18,9 +18,9 @@ from typing import Any
 
 from mien.core.config import build_config, load_yaml_mapping
 from mien.core.errors import UserError, unknown_name
+from mien.evaluation.probe import ProbeConfig
 from mien.models.registry import MODELS
 from mien.training.config import TrainConfig
-from mien.training.probe import ProbeConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What models are fitted on: the frames of participants, with their pixels or features, and the personal baseline."""
+"""What anything is fitted on: the frames of participants with their features, minus the personal baseline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.cache import cached_features, cached_pixels
+from mien.runtime.cache import cached_features
 from mien.runtime.encoders import Encoder
-from mien.training.loaders import UNLABELLED, FrameSet
+
+UNLABELLED = -1
+"""Target of a frame that has none. Such frames teach nothing, but count for the personal baseline."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,3 @@ def subtract_baseline(
     for rows in frames.groupby("recording_id", sort=False).indices.values():
         result[rows] = baseline.subtract(result[rows], pts_s=frames["pts_s"].to_numpy()[rows])
     return result
-
-
-def make_frame_set(material: Material, frames: pd.DataFrame, *, size_px: int, crop: float) -> FrameSet:
-    """Return frames as a network reads them: pixels are loaded batch by batch from the dataset's cache."""
-    names, recordings = np.unique(frames["recording_id"].to_numpy(dtype=str), return_inverse=True)
-    pixels = [cached_pixels(material.dataset, str(name), size_px=size_px, crop=crop) for name in names]
-    positions = frames["frame"].to_numpy()
-
-    def load(rows: NDArray[np.integer]) -> NDArray[np.uint8]:
-        return np.stack([pixels[recordings[row]][positions[row]] for row in rows])
-
-    _, participants = np.unique(frames["participant_id"].to_numpy(dtype=str), return_inverse=True)
-    ids = (frames["recording_id"] + "@" + frames["pts_s"].map("{:.3f}".format)).to_numpy(dtype=object)
-    return FrameSet(
-        load=load,
-        targets=frames["target"].to_numpy(np.int64),
-        recordings=recordings.astype(np.int64),
-        participants=participants.astype(np.int64),
-        ids=ids,
-    )

@@ -1,0 +1,31 @@
+"""Frames of participants as a network reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.runtime.cache import cached_pixels
+from mien.runtime.material import Material
+from mien.training.loaders import FrameSet
+
+
+def make_frame_set(material: Material, frames: pd.DataFrame, *, size_px: int, crop: float) -> FrameSet:
+    """Return frames as a network reads them: pixels are loaded batch by batch from the dataset's cache."""
+    names, recordings = np.unique(frames["recording_id"].to_numpy(dtype=str), return_inverse=True)
+    pixels = [cached_pixels(material.dataset, str(name), size_px=size_px, crop=crop) for name in names]
+    positions = frames["frame"].to_numpy()
+
+    def load(rows: NDArray[np.integer]) -> NDArray[np.uint8]:
+        return np.stack([pixels[recordings[row]][positions[row]] for row in rows])
+
+    _, participants = np.unique(frames["participant_id"].to_numpy(dtype=str), return_inverse=True)
+    ids = (frames["recording_id"] + "@" + frames["pts_s"].map("{:.3f}".format)).to_numpy(dtype=object)
+    return FrameSet(
+        load=load,
+        targets=frames["target"].to_numpy(np.int64),
+        recordings=recordings.astype(np.int64),
+        participants=participants.astype(np.int64),
+        ids=ids,
+    )
