@@ -1,5 +1,6 @@
 # make demo: the whole story on a drawn study, offline.   make test: every check and every test.
-# Both create the environment by themselves.
+# make simulations: measures what docs/evaluation.md says of the statistics, and writes it there (minutes).
+# All create the environment by themselves.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO ?= demo
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format simulations clean
 
 demo: $(INSTALLED)
 	$(BIN)/mien demo --out $(DEMO)
@@ -24,6 +25,10 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# One thread, so that the figures don't depend on how many cores sum them up.
+simulations: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.simulations
 
 # torch is named here so that pip takes its CPU build in the same command as everything that depends on it.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -40,3 +40,23 @@ def drawn_dataset(drawn_study, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("prepared") / "dataset"
     return prepare(drawn_study, out=out, config=PrepareConfig(fps=2.0, size_px=96, workers=1))
+
+
+@pytest.fixture(scope="session")
+def copied_study(tmp_path_factory):
+    """One drawn person's 20 frames, and four photometric copies of them declared to be other participants."""
+    from copied_studies import drawn_pictures, write_copied_study
+
+    return write_copied_study(tmp_path_factory.mktemp("copied") / "study", drawn_pictures(11, count=20))
+
+
+@pytest.fixture(scope="session")
+def real_copied_study(shared_data, tmp_path_factory):
+    """The same with a real person's frames, one per second."""
+    from copied_studies import write_copied_study
+    from mien.media.video import sample_frames
+
+    cameras = shared_data / "smile_study/Analysis/Respondent Cameras"
+    path = sorted(cameras.glob("RespCam_AJ*.mp4"))[0]
+    pictures = [frame.rgb for frame in sample_frames(path, fps=1.0, threads=1)][:20]
+    return write_copied_study(tmp_path_factory.mktemp("copied") / "real", pictures)

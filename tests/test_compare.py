@@ -46,8 +46,15 @@ def test_run_holds_the_files_of_the_contract(finished):
 
 def test_comparison_has_the_keys_of_the_contract(finished):
     result = json.loads((finished / "comparison.json").read_text())
-    for key in ("verdict", "permitted_claim", "differences", "leakage_gap"):
-        assert result[key] is None
+    assert result["verdict"] == "exploratory"  # six people
+    assert {"frame_split", "participant_split"} <= set(result["leakage_gap"])
+    assert len(result["differences"]) == 3
+    for difference in result["differences"]:
+        assert difference["b"] == "linear_probe@hog"  # the first probe is the reference
+        assert {"a", "mean", "low", "high", "p", "p_holm", "effect_size", "fold_mean", "fold_sd"} <= set(difference)
+        assert set(difference["rope"]) >= {"worse", "same", "better"}
+    assert [item["fold"] for item in result["selected"]["chosen"]] == [0, 1, 2]
+    assert result["audit"]["verdict"] in ("pass", "warn")
     assert result["participants"] == 6
     assert result["label_source"] == "synthetic"
     assert result["target"] == "Smile"
@@ -57,7 +64,7 @@ def test_comparison_has_the_keys_of_the_contract(finished):
         for key in ("f1", "auroc", "accuracy", "precision", "recall", "fit_seconds", "device", "parameters"):
             assert model[key] is not None, key
         assert (model["overfitting"] is None) == model["name"].startswith("linear_probe")
-    assert {"majority", "prior"} == set(result["baselines"])
+    assert {"majority", "prior", "participant-mean", "nuisances", "face hidden", "peer"} <= set(result["baselines"])
     assert {item["name"] for item in result["not_run"]} == {"resnet50_pretrained", "vit_pretrained"}
     assert len(result["failures"]) == 1
 
@@ -133,7 +140,7 @@ def test_another_comparison_is_not_mixed_in(finished, drawn_dataset):
 
 
 def test_one_model_that_fails_does_not_lose_the_others(drawn_dataset, tmp_path, monkeypatch):
-    import mien.crossval.compare as module
+    import mien.crossval.folds as module
 
     fit = module.fit_model
 

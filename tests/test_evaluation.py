@@ -300,7 +300,7 @@ class TestTrivialPredictions:
     def test_scores_of_the_prior_are_the_mean_of_its_draws(self):
         given = {"clips": self.clips(repeat=5), "splits": self.SPLITS, "scheme": BINARY, "seed": 3}
         several = trivial_scores(**given, draws=40)
-        assert several["model"].tolist() == ["majority"] * 2 + ["prior"] * 2
+        assert several["model"].tolist() == ["majority"] * 2 + ["prior"] * 2 + ["participant-mean"] * 2
         alone = participant_scores(self.predict("majority", clips=given["clips"]), BINARY)
         pd.testing.assert_frame_equal(several[several["model"] == "majority"], alone, check_dtype=False)
         prior = several[several["model"] == "prior"].set_index("participant_id")
@@ -317,6 +317,33 @@ class TestTrivialPredictions:
         pd.testing.assert_frame_equal(several, trivial_scores(**given, draws=40))
         with pytest.raises(UserError, match="0 draws"):
             trivial_scores(**given, draws=0)
+
+    def test_participant_mean_knows_who_and_not_when(self):
+        scores = trivial_scores(clips=self.clips(repeat=5), splits=self.SPLITS, scheme=BINARY, seed=0)
+        oracle = scores[scores["model"] == "participant-mean"].set_index("participant_id")
+        # b is positive in 1 of 4 clips, a in all
+        assert oracle["accuracy"].to_dict() == {"a": 1.0, "b": 0.75}
+        assert (oracle.loc["b", "balanced_accuracy"], oracle.loc["b", "auroc"]) == (0.5, 0.5)
+        assert oracle.loc["b", "log_loss"] == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75))
+        assert np.isnan(oracle.loc["a", "balanced_accuracy"])
+        table = self.predict("participant-mean")
+        assert table.groupby("participant_id")["prob_Smile"].first().to_dict() == {
+            "a": pytest.approx(1.0),
+            "b": pytest.approx(0.25),
+        }
+        clips = self.clips().assign(target=[0, 1, 2, 2, 2, 2, 2, 2, 0, 1, 2, 2])
+        shares = self.predict("participant-mean", clips=clips, scheme=THREE)[["prob_calm", "prob_glad", "prob_sad"]]
+        assert shares.iloc[0].tolist() == pytest.approx([0.25, 0.25, 0.5])
+
+    def test_participant_mean_would_be_the_truth_of_who_has_one_label(self):
+        scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="participant")
+        clips = self.people(num=6, clips=2)
+        names = tuple(f"p{p}" for p in range(6))
+        splits = [Split(0, train=names[:3], validation=(), test=names[3:], seed=0)]
+        scores = trivial_scores(clips=clips, splits=splits, scheme=scheme, seed=0, draws=2)
+        assert set(scores["model"]) == {"majority", "prior"}
+        with pytest.raises(UserError, match="one label per participant"):
+            self.predict("participant-mean", clips=clips, splits=splits, scheme=scheme)
 
     def test_many_draws_of_the_prior_are_at_chance_with_few_participants(self):
         scheme = LabelScheme("Smile", "binary", BINARY.classes, "self-report", unit="participant")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,152 +11,21 @@ import pytest
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme, annotated_by
 from mien.core.storage import read_json, write_csv, write_json, write_parquet
-from mien.core.types import Split
-from mien.evaluation.baselines import TRIVIAL_KINDS, trivial_scores
-from mien.evaluation.overfitting import overfitting
+from mien.evaluation.baselines import TRIVIAL_KINDS
 from mien.evaluation.prevalence import prevalence_sweep
 from mien.evaluation.scores import participant_scores, summarise_model
 from mien.report import charts
 from mien.report.comparison_report import write_comparison_report
-from mien.report.wording import display_name, report_title, verdict_of
-
-CLASSES = ("not <b>Smile</b>", "Smile & co")
-SCHEME = LabelScheme("Smile", "binary", CLASSES, "tool:AFFDEX")
-FOLDS = 4
-MODELS = {"linear_probe@hog+recording": 2.2, "improved_cnn": 1.3, "vit_pretrained": 0.9}  # name: separation of classes
-FACTS = {
-    "linear_probe@hog+recording": {"label": "linear_probe@hog", "baseline": "recording", "parameters": 1765},
-    "improved_cnn": {
-        "parameters": 1_699_841,
-        "trainable_parameters": 1_699_841,
-        "frozen_parameters": 0,
-        "size_mb": 6.8,
-    },
-    "vit_pretrained": {"parameters": 85_995_777, "weights_note": "random init: google/vit-base is not on this machine"},
-}
-AWKWARD_ID = 'P "01" <b>&'
-
-
-def clips_table(num_participants: int) -> pd.DataFrame:
-    """Clips at 2 per second: bouts of the target, one participant without any, one with an awkward id."""
-    generator = np.random.default_rng(7)
-    rows = []
-    for p in range(num_participants):
-        name = AWKWARD_ID if p == 0 else "NA" if p == 1 else f"P{p + 1:02d}"
-        length = int(generator.integers(36, 64))
-        positive = np.zeros(length, dtype=int)
-        if p != num_participants - 1:
-            for start in generator.integers(0, length - 9, size=2):
-                positive[start : start + int(generator.integers(5, 10))] = 1
-        rows += [
-            [f"r{p}-{i}", f"r{p}", name, i / 2, i / 2 + 0.5, positive[i], True] for i in range(length)
-        ]  # fmt: skip
-    columns = ["clip_id", "recording_id", "participant_id", "start_s", "end_s", "target", "face_found"]
-    return pd.DataFrame(rows, columns=columns).astype({"target": "Int64"})
-
-
-def make_splits(participants: list[str]) -> list[Split]:
-    splits = []
-    for fold in range(FOLDS):
-        test = participants[fold::FOLDS]
-        others = [name for name in participants if name not in test]
-        splits.append(Split(fold, train=tuple(others[2:]), validation=tuple(others[:2]), test=tuple(test), seed=0))
-    return splits
-
-
-def model_predictions(name: str, clips: pd.DataFrame, splits: list[Split]) -> pd.DataFrame:
-    generator = np.random.default_rng(len(name))
-    offsets = {person: generator.normal(0, 0.8) for person in clips["participant_id"].unique()}
-    fold_of = {person: split.fold for split in splits for person in split.test}
-    target = clips["target"].to_numpy(dtype=float)
-    shift = clips["participant_id"].map(offsets).to_numpy(dtype=float)
-    logits = MODELS[name] * (2 * target - 1) + shift + generator.normal(0, 1.3, len(clips))
-    table = clips.assign(model=name, fold=clips["participant_id"].map(fold_of))
-    output = SCHEME.output_names[0]
-    return table.assign(**{f"logit_{output}": logits, f"prob_{output}": 1 / (1 + np.exp(-logits))})
-
-
-def epochs(name: str, fold: int) -> list[dict[str, Any]]:
-    if name.startswith("linear_probe"):
-        return []
-    generator = np.random.default_rng([fold, len(name)])
-    history = []
-    for epoch in range(16 + 2 * fold):
-        train = 0.60 * np.exp(-epoch / 9) + 0.16 + generator.normal(0, 0.008)
-        validation = train + 0.02 + generator.normal(0, 0.012)
-        if name == "vit_pretrained":
-            validation += 0.02 * epoch
-        phase = "head" if epoch < 8 else "all"
-        history.append({"phase": phase, "epoch": epoch, "train_loss": train, "validation_loss": validation})
-    return history
-
-
-def make_run(run: Path, *, num_participants: int = 12) -> Path:
-    """Write a run folder as `compare` does, from made-up predictions."""
-    clips = clips_table(num_participants)
-    splits = make_splits(clips["participant_id"].unique().tolist())
-    tables = [model_predictions(name, clips, splits) for name in MODELS]
-    predictions = pd.concat(tables, ignore_index=True)
-    trivial = trivial_scores(clips=clips, splits=splits, scheme=SCHEME, seed=0, draws=5)
-    scores = pd.concat([participant_scores(predictions, SCHEME), trivial], ignore_index=True)
-    write_parquet(run / "predictions.parquet", predictions)
-    write_csv(run / "scores.csv", scores)
-    models = []
-    for name in MODELS:
-        histories = {fold: epochs(name, fold) for fold in range(FOLDS)}
-        for fold, history in histories.items():
-            write_json(run / "folds" / name / str(fold) / "fit.json", {"history": history})
-        facts = {"name": name, "label": name, "device": "cpu", "fit_seconds": 200.0, "flops": 4.1e8, "memory_mb": 310}
-        summary = summarise_model(scores[scores["model"] == name], folds=FOLDS)
-        settings = {"weight_decay": 0.01, "phases": {"head": {"epochs": 8, "rate": 0.001}}}
-        models.append(facts | FACTS[name] | summary | {"overfitting": overfitting(histories), "settings": settings})
-    baselines = {kind: summarise_model(scores[scores["model"] == kind], folds=FOLDS) for kind in TRIVIAL_KINDS}
-    write_json(run / "comparison.json", comparison_of(clips, models=models, baselines=baselines))
-    return run
-
-
-def read_scores(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / "scores.csv", dtype={"participant_id": str}, keep_default_na=False, na_values=[""])
-
-
-def comparison_of(clips: pd.DataFrame, *, models: list[Any], baselines: dict[str, Any]) -> dict[str, Any]:
-    per_person = clips.groupby("participant_id")["target"]
-    return {
-        "verdict": None,
-        "permitted_claim": None,
-        "participants": clips["participant_id"].nunique(),
-        "label_source": SCHEME.label_source,
-        "target": "Smile",
-        "title": "Smile",
-        "study": {"name": "Interviews <2024>", "purpose": "research", "consent": "written", "synthetic": False},
-        "kind": "binary",
-        "classes": list(CLASSES),
-        "folds": FOLDS,
-        "seed": 0,
-        "clips": len(clips),
-        "minutes": len(clips) / 120,
-        "positives": int(clips["target"].sum()),
-        "median_seconds_per_participant": float(per_person.size().median() / 2),
-        "median_positive_seconds_per_participant": float(per_person.sum().median() / 2),
-        "fps": 2.0,
-        "models": models,
-        "baselines": baselines,
-        "differences": None,
-        "leakage_gap": None,
-        "excluded": [{"reason": "no face found", "count": 41}, {"reason": "not coded", "count": 1203}],
-        "failures": [
-            {
-                "recording": "LE 3299 <screen>",
-                "stage": "decode",
-                "reason": "The file ends after 3 of 21 minutes",
-                "advice": "Export the recording again.",
-            }
-        ],
-        "failed_models": [{"name": "resnet50_pretrained", "reason": "No weights on this machine"}],
-        "command": "mien compare DATASET --target Smile --models linear_probe@hog+recording,improved_cnn --folds 4",
-        "versions": {"mien": "0.1.0", "python": "3.11.9"},
-        "dataset": {"hash": "0f3a9c", "format": "imotions"},
-    }
+from mien.report.wording import display_name, headline_of, report_title
+from report_runs import (
+    AWKWARD_ID,
+    Page,
+    clips_table,
+    make_run,
+    read_scores,
+    rewritten,
+    text_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -173,67 +38,22 @@ def page(run):
     return write_comparison_report(run).read_text(encoding="utf-8")
 
 
-def rewritten(run: Path, **changes: object) -> str:
-    """Return the report of a run whose comparison.json has other values; the file is put back."""
-    original = read_json(run / "comparison.json")
-    try:
-        write_json(run / "comparison.json", copy.deepcopy(original) | changes)
-        return write_comparison_report(run).read_text(encoding="utf-8")
-    finally:
-        write_json(run / "comparison.json", original)
-
-
-class Page(HTMLParser):
-    """Visible text, tags, ids and addresses of a page; raises where tags aren't closed in order."""
-
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr", "wbr"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.handle_startendtag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):  # noqa: ARG002
-        values = dict(attrs)
-        self.ids += [values["id"]] if "id" in values else []
-        self.addresses += [values[key] for key in ("src", "href", "xlink:href", "action") if key in values]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-
-def text_of(html: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(Page(html.replace("<wbr>", "")).text))
-
-
 class TestPage:
     def test_every_model_and_baseline_is_in_every_section(self, page):
         text = text_of(page)
         for label in ("linear_probe@hog", "improved_cnn", "vit_pretrained (random init)"):
             assert text.count(label) >= 6, label
         for kind in TRIVIAL_KINDS:
-            assert f"{kind} (sees no face)" in text
+            assert text.count(kind) >= 2, kind
 
     def test_the_headline_says_what_was_predicted_and_that_nothing_was_audited(self, page):
         text = text_of(page)
         assert "Smile: agreement with AFFDEX" in text
         assert "as coded by AFFDEX (a tool, not a person)" in text
-        assert "Not audited: exploratory" in text
+        assert "NOT AUDITED: neither the audit" in text
         assert "With 12 participants it could at most be exploratory" in text
-        assert "no claim yet." in text
+        assert "Permits: no claim." in text
+        assert "audit: not run" in text
         assert "synthetic" not in text
 
     def test_scores_are_the_ones_of_the_run(self, page, run):
@@ -243,7 +63,7 @@ class TestPage:
             written = [f"{score[key]:.2f}".removeprefix("0") for key in ("mean", "low", "high")]
             assert f"{written[0]} [{written[1]}, {written[2]}]" in text
             assert score["n"] == 11  # one participant of 12 has no positives
-        assert "(11 of 12 people)" in text
+        assert text.count("11 of 12 people") == 1, "said once, above the column"
 
     def test_failures_exclusions_and_settings_are_told(self, page):
         text = text_of(page)
@@ -291,8 +111,7 @@ class TestPage:
 
     def test_headline_and_notes_of_a_binary_comparison(self, page):
         text = text_of(page)
-        assert "Positive clips" in text
-        assert "s of it positive" in text
+        assert re.search(r"Per participant \d+ s median; \d+ s positive", text)
         assert "Positive participants" not in text
         assert "per class" not in text
         assert "Picking the best of several models by these very scores flatters it" in text
@@ -330,7 +149,7 @@ class TestTolerance:
         empty = {"mean": None, "low": None, "high": None, "n": 0}
         model = models[0] | dict.fromkeys(("balanced_accuracy", "f1", "auroc"), empty) | {"prevalence": None}
         text = text_of(rewritten(run, models=[model | {"confusion": [[3, 1], [0, 0]], "overfitting": None}]))
-        assert "– (0 of 12 people)" in text
+        assert "– 0 of 12 people" in text
         assert "None" not in text
 
     def test_only_comparison_json(self, run, tmp_path):
@@ -338,12 +157,6 @@ class TestTolerance:
         text = text_of(write_comparison_report(tmp_path).read_text(encoding="utf-8"))
         assert "no predictions.parquet" in text
         assert "no scores.csv" in text
-
-    def test_a_refused_comparison_prints_no_score(self, run):
-        html = rewritten(run, verdict="refused", reasons=["Copies of one person under 5 ids."])
-        assert "Copies of one person under 5 ids." in html
-        assert "<svg" not in html
-        assert "F1" not in html
 
     def test_no_run(self, tmp_path):
         with pytest.raises(UserError, match=r"comparison\.json"):
@@ -377,7 +190,6 @@ class TestTolerance:
         for code, name in enumerate(scheme.classes):
             assert f"{name}: {counts[code]} ({100 * counts[code] / len(clips):.0f} %)" in text
         assert "Clips per class" in text
-        assert "Positive clips" not in text
         assert "Picking the best" not in text, "one model has no rival"
         assert "Loss while training" not in text, "no model has a curve"
         assert "False alarms" not in text
@@ -400,10 +212,9 @@ class TestTolerance:
         page = write_comparison_report(tmp_path).read_text(encoding="utf-8")
         text = text_of(page)
         assert "Each participant has one label, so each counts once" in text
-        assert "The unit is the participant" in text
+        assert "balanced accuracy over participants" in text
         assert "Positive participants 5 of 10" in text
-        assert "Positive clips" not in text
-        assert "s of it positive" not in text
+        assert re.search(r"Per participant \d+ s median Positive participants", text)
         assert "Clopper and Pearson" in text
         assert "averaged over participants" not in text
         # 9 of 10 are right: exact binomial .55 to 1.00.
@@ -413,9 +224,8 @@ class TestTolerance:
         assert (text.count(" right"), text.count(" wrong")) >= (9, 1)
         assert page.count(">right</td>") == 9
         assert page.count(">wrong</td>") == 1
-        strip = page[page.index('class="strip wide"') : page.index("</figure>")]
-        means = r'<use [^>]*style="fill: var\(--(series-a|baseline)[^>]*>'
-        assert "<use" not in re.sub(means, "", strip), "no participant's dot"
+        assert 'class="mean"' in page
+        assert 'class="dot"' not in page, "nobody has a balanced accuracy of their own"
         assert "nan" not in text
 
     def test_other_prevalences_are_shown_where_the_run_has_them(self, run, page):
@@ -451,19 +261,17 @@ class TestTolerance:
 
 class TestCharts:
     def test_text_stays_text_and_is_escaped(self):
-        row = charts.StripRow("a <b> & $x_1$", ".80 [.70, .90]", 0.8, 0.7, 0.9, [0.7, 0.9])
-        svg = charts.strip_chart([row], name="strip", width_px=400, title='"quoted" <title>')
-        assert "a &lt;b&gt; &amp; $x_1$" in svg
-        assert 'aria-label="&quot;quoted&quot; &lt;title&gt;"' in svg
+        history = [{"train_loss": 0.5, "validation_loss": 0.6, "phase": "all"}] * 3
+        svg = charts.learning_curves({0: history}, name="curve", title='"quoted" <title> $x_1$')
+        assert ">loss</text>" in svg
+        assert 'aria-label="&quot;quoted&quot; &lt;title&gt; $x_1$"' in svg
 
-    def test_dots_lie_at_their_scores(self):
-        values = [0.5, 0.75, 1.0]
-        svg = charts.strip_chart(
-            [charts.StripRow("m", "", 0.75, None, None, values)], name="s", width_px=400, title="t"
-        )
-        xs = sorted(float(x) for x in re.findall(r'<use [^>]*\bx="([\d.]+)"[^>]*fill-opacity', svg))
-        assert len(xs) == 3
-        assert xs[1] == pytest.approx((xs[0] + xs[2]) / 2, abs=0.01)
+    def test_reliability_leaves_empty_bins_out(self):
+        full = {"count": 8, "mean_probability": 0.25, "observed": 0.5}
+        empty = {"count": 0, "mean_probability": None, "observed": None}
+        svg = charts.reliability_chart([(False, [full, empty]), (True, [full])], name="r", title="t")
+        assert len(re.findall("<use [^>]*fill-opacity: 0.85", svg)) == 2
+        assert "nan" not in svg
 
     def test_colours_come_from_the_page(self):
         svg = charts.roc_chart(np.array([0.0, 1.0]), [np.array([0.0, 1.0])], name="roc", title="t")
@@ -473,11 +281,32 @@ class TestCharts:
 
 class TestWording:
     @pytest.mark.parametrize(
-        ("verdict", "tone"),
-        [(None, "open"), ("exploratory", "exploratory"), ("supported", "supported"), ("refused", "refused")],
+        ("verdict", "tone", "word"),
+        [
+            (None, "open", "NOT AUDITED"),
+            ("exploratory", "exploratory", "EXPLORATORY"),
+            ("supported", "supported", "SUPPORTED"),
+            ("refused", "refused", "REFUSED"),
+        ],
     )
-    def test_verdicts(self, verdict, tone):
-        assert verdict_of({"verdict": verdict, "participants": 72}).tone == tone
+    def test_verdicts(self, verdict, tone, word):
+        headline = headline_of({"verdict": verdict, "participants": 72})
+        assert (headline.tone, headline.word) == (tone, word)
+        assert headline.permits.startswith("no claim. ")
+
+    def test_a_claim_that_is_not_permitted_has_its_reason_beside_it(self):
+        reasons = ["No model was shown to be above chance.", "12 independent participants; 20 are needed."]
+        headline = headline_of({"verdict": "exploratory", "verdict_reasons": reasons})
+        assert headline.permits == f"no claim. {reasons[0]}"
+        assert headline.why == reasons[1]
+        permitted = headline_of(
+            {"verdict": "exploratory", "verdict_reasons": reasons[1:], "permitted_claim": "It works."}
+        )
+        assert (permitted.permits, permitted.why) == ("It works.", reasons[1])
+
+    def test_what_is_not_permitted_comes_from_the_comparison(self):
+        assert headline_of({"not_permitted": ["a", "b"]}).not_permitted == "a; b."
+        assert "felt emotion" in headline_of({}).not_permitted
 
     def test_nobody_feels(self, page):
         assert not re.search(r"the person feels|\bhappy\b|true emotion", text_of(page))

@@ -25,6 +25,8 @@ def make_clips(prevalence: dict[str, float], *, group_of: dict[str, str] | None 
             "target": int(frame < share * num),
             "face_found": True,
             "source_id": f"{person}@{frame}",
+            "segment": "",
+            "segment_id": "",
         }
         for person, share in prevalence.items()
         for frame in range(num)
@@ -60,6 +62,18 @@ def test_groups_are_never_divided():
         sides = [{group_of[person] for person in part} for part in (split.train, split.validation, split.test)]
         assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
         assert len(split.test) == 6
+
+
+def test_sessions_stay_with_their_participant():
+    table = make_clips(people(9)).table
+    table["recording_id"] = table["participant_id"] + np.where(table["frame"] < 10, "-morning", "-evening")
+    clips = ClipIndex(make_clips(people(3)).scheme, table, pd.DataFrame())
+    for split in make_folds(clips, folds=3, seed=0):
+        tested = table[table["participant_id"].isin(split.test)]
+        assert tested.groupby("participant_id")["recording_id"].nunique().eq(2).all()
+        assert not set(tested["recording_id"]) & set(
+            table.loc[table["participant_id"].isin([*split.train, *split.validation]), "recording_id"]
+        )
 
 
 def test_the_same_seed_gives_the_same_folds_whatever_the_order_of_the_clips():

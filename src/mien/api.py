@@ -51,6 +51,21 @@ def frames(
     return extract_frames([Path(video) for video in videos], Path(out), every=chosen, fps=fps, size_px=size_px)
 
 
+def audit(dataset: PathLike, *, target: str | None = None, folds: int = 5, seed: int = 0) -> dict[str, Any]:
+    """Check a dataset for what makes scores untrue; writes and returns what `audit.json` holds."""
+    from mien.audit.run import AUDIT_FILE, run_audit, write_audit
+    from mien.core.storage import read_json
+    from mien.data.dataset import Dataset
+    from mien.report.audit_report import write_audit_report
+
+    opened = Dataset.open(Path(dataset))
+    found = run_audit(opened, target=target, folds=folds, seed=seed)
+    path = write_audit(found, dataset=opened, path=Path(dataset) / AUDIT_FILE)
+    write_audit_report(path, picture=opened.picture)
+    result: dict[str, Any] = read_json(path)
+    return result
+
+
 def compare(
     dataset: PathLike,
     *,
@@ -63,8 +78,14 @@ def compare(
     config: PathLike | None = None,
     baseline: str = "none",
     random_init: bool = False,
+    overrides: Sequence[str] = (),
+    reference: str | None = None,
 ) -> dict[str, Any]:
-    """Compare models under participant-wise cross-validation and return what `comparison.json` holds."""
+    """Compare models under participant-wise cross-validation and return what `comparison.json` holds.
+
+    Raises:
+        RefusedError: The audit refuses; `comparison.json` and the report hold its reasons and no score.
+    """
     from mien.core.storage import read_json
     from mien.crossval.compare import plan_comparison, run_comparison
     from mien.training.settings import load_settings
@@ -79,6 +100,8 @@ def compare(
         seed=seed,
         baseline=baseline,
         settings=settings,
+        overrides=overrides,
+        reference=reference,
     )
     run_comparison(plan)
     result: dict[str, Any] = read_json(Path(out) / "comparison.json")
@@ -96,6 +119,8 @@ def train(
     config: PathLike | None = None,
     baseline: str = "none",
     random_init: bool = False,
+    overrides: Sequence[str] = (),
+    run: PathLike | None = None,
 ) -> Model:
     """Train the final model, write its bundle and return it."""
     from mien.training.final import plan_training, train_bundle
@@ -103,7 +128,15 @@ def train(
 
     settings = load_settings(Path(config) if config else None, epochs=epochs, random_init=random_init)
     plan = plan_training(
-        Path(dataset), target=target, model=model, out=Path(out), seed=seed, baseline=baseline, settings=settings
+        Path(dataset),
+        target=target,
+        model=model,
+        out=Path(out),
+        seed=seed,
+        baseline=baseline,
+        settings=settings,
+        overrides=overrides,
+        run=Path(run) if run else None,
     )
     train_bundle(plan)
     return load(out)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mien.cli import data_commands, machine_commands, model_commands
+from mien.cli import audit_commands, data_commands, machine_commands, model_commands
 
 app = typer.Typer(
     name="mien",
@@ -39,6 +39,8 @@ app.command("demo")(model_commands.demo)
 app.command("prepare")(data_commands.prepare)
 app.command("frames")(data_commands.frames)
 app.command("inspect")(data_commands.inspect)
+app.command("audit")(audit_commands.audit)
+app.command("plan")(audit_commands.plan)
 app.command("compare")(model_commands.compare)
 app.command("train")(model_commands.train)
 app.command("predict")(model_commands.predict)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from mien.cli.audit_commands import OverrideOption
 from mien.cli.data_commands import DryRunOption, JsonOption, WeightsOption
 from mien.cli.errors import print_json, reported, use_weights_directory
-from mien.core.errors import UserError
+from mien.cli.options import parse_folds, require_training
+from mien.core.errors import RefusedError, UserError
 from mien.core.labels import annotated_by
 from mien.core.progress import say
 
@@ -39,6 +41,10 @@ def compare(
     epochs: EpochsOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
+    override: OverrideOption = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Model that the others are held against (default: first probe).")
+    ] = None,
     baseline: BaselineOption = "none",
     random_init: RandomOption = False,
     weights_dir: WeightsOption = None,
@@ -62,8 +68,12 @@ def compare(
         seed=seed,
         baseline=baseline,
         settings=load_settings(config, epochs=epochs, random_init=random_init),
+        overrides=override or (),
+        reference=reference,
     )
     if dry_run:
+        if comparison.audit.refusals:
+            raise RefusedError(comparison.audit.refusal_reasons())
         estimate = estimate_fits(
             comparison.choices,
             dataset=comparison.dataset,
@@ -91,6 +101,10 @@ def train(
     epochs: EpochsOption = None,
     seed: SeedOption = 0,
     config: ConfigOption = None,
+    override: OverrideOption = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run whose score of this model the model card quotes.")
+    ] = None,
     baseline: BaselineOption = "none",
     random_init: RandomOption = False,
     weights_dir: WeightsOption = None,
@@ -104,7 +118,17 @@ def train(
     from mien.training.settings import load_settings
 
     settings = load_settings(config, epochs=epochs, random_init=random_init)
-    plan = plan_training(dataset, target=target, model=model, out=out, seed=seed, baseline=baseline, settings=settings)
+    plan = plan_training(
+        dataset,
+        target=target,
+        model=model,
+        out=out,
+        seed=seed,
+        baseline=baseline,
+        settings=settings,
+        overrides=override or (),
+        run=run,
+    )
     if dry_run:
         show_estimate(plan.estimate(), as_json=as_json)
         return
@@ -163,30 +187,6 @@ def demo(
     run_demo(out, seed=seed)
 
 
-def parse_folds(text: str) -> int | Literal["loo"]:
-    """Read the number of folds.
-
-    Raises:
-        UserError: Neither a number from 2 nor `loo`.
-    """
-    if text == "loo":
-        return "loo"
-    if not text.isdecimal() or int(text) < 2:
-        raise UserError(f"--folds is {text!r}; allowed: a number from 2, or loo.")
-    return int(text)
-
-
-def require_training(command: str) -> None:
-    """Check that the training packages are installed.
-
-    Raises:
-        UserError: They aren't.
-    """
-    missing = [name for name in ("torch", "lightning", "onnx") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"`mien {command}` needs {', '.join(missing)}. Install with: pip install 'mien[train]'")
-
-
 def show_estimate(estimate: dict[str, Any], *, as_json: bool) -> None:
     """Print what a dry run found."""
     if as_json:
@@ -200,7 +200,7 @@ def show_estimate(estimate: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(f"  {name}: {minutes:.1f} min")
 
 
-def show_scores(result: dict[str, object]) -> None:
+def show_scores(result: Mapping[str, Any]) -> None:
     """Print the scores of a comparison as a table."""
     from rich.table import Table
 
@@ -215,7 +215,25 @@ def show_scores(result: dict[str, object]) -> None:
     metrics = ("balanced_accuracy", "f1", "auroc")
     title = f"{result['target']}, {annotated_by(str(result['label_source']))}"
     table = Table("model", "balanced accuracy", "F1", "AUROC", title=title)
-    rows = [(row["label"], row) for row in result["models"]]  # type: ignore[attr-defined]
-    for name, row in [*rows, *result["baselines"].items()]:  # type: ignore[attr-defined]
+    rows = [(row["label"], row) for row in result["models"]]
+    for name, row in [*rows, *_others(result)]:
         table.add_row(name, *(text(row[metric]) for metric in metrics))
     table_console().print(table)
+    show_verdict(result)
+
+
+def _others(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    rows = [(row["label"], row) for row in result["baselines"].values()]
+    return ([("selected", result["selected"])] if result["selected"] else []) + rows
+
+
+def show_verdict(result: Mapping[str, Any]) -> None:
+    """Print what a comparison permits to claim."""
+    audit = result["audit"]["checks"]
+    counts = {word: sum(check["severity"] == word for check in audit) for word in ("ok", "warn", "fail", "not checked")}
+    typer.echo("Audit: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+    if result["overrides"]:
+        typer.echo(f"Overridden by the user: {', '.join(result['overrides'])}")
+    typer.echo(f"{str(result['verdict']).upper()}: {result['permitted_claim'] or 'no claim.'}")
+    for reason in result["verdict_reasons"]:
+        typer.echo(f"  {reason}")

@@ -16,6 +16,10 @@ class UserError(MienError, ValueError):
     """Wrong input or option: the user can mend it, and the message says how."""
 
 
+class NothingToLearnError(UserError):
+    """A target that never varies: no model can learn it, and no test can say anything."""
+
+
 class MediaError(UserError):
     """A recording that can't be read.
 

@@ -3,20 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mien.audit.run import Audit, audit_json
 from mien.core.types import Split
+from mien.crossval.appendix import appendix_items
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
-from mien.evaluation.baselines import TRIVIAL_KINDS
 from mien.evaluation.overfitting import overfitting
 from mien.evaluation.prevalence import prevalence_sweep
 from mien.evaluation.scores import summarise_model
+from mien.evaluation.verdict import ALPHA, Verdict, refuse
 from mien.models.choice import ModelChoice
 from mien.models.registry import describe_models
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a finished comparison found, beside the scores.
+
+    Attributes:
+        chance: Per model its test against chance.
+        calibration: Per model.
+        abstention: Per model; None where one label describes more than a clip.
+        groups: Per model its scores by group of people.
+        sweeps: Per model with a personal baseline, its scores at resampled prevalences.
+        differences: Every model against the reference.
+        recommended: name, label, why.
+        chosen: Which model the selected pipeline took in each fold; empty where there was one model.
+        verdict: What may be claimed.
+        confirmatory: Whether a plan was followed, which, and why not.
+        configurations: How many were tried: this_run, on_this_target.
+    """
+
+    chance: Mapping[str, Mapping[str, Any]]
+    calibration: Mapping[str, Any]
+    abstention: Mapping[str, Any]
+    groups: Mapping[str, Any]
+    sweeps: Mapping[str, Any]
+    differences: Sequence[Mapping[str, Any]]
+    recommended: Mapping[str, Any]
+    chosen: Sequence[Mapping[str, Any]]
+    verdict: Verdict
+    confirmatory: Mapping[str, Any]
+    configurations: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ComparedModels:
+    """The models of a finished comparison.
+
+    Attributes:
+        choices: Those that were fitted.
+        scores: A row per model and participant, baselines and the selected pipeline among them.
+        fits: Per model its `fit.json`s, in order of the folds.
+        failed: Models that failed, with the reason.
+        labels: Per model its short name.
+        baselines: Names in `scores` that are baselines, with what a person reads.
+    """
+
+    choices: Sequence[ModelChoice]
+    scores: pd.DataFrame
+    fits: Mapping[str, Sequence[Mapping[str, Any]]]
+    failed: Sequence[Mapping[str, str]]
+    labels: Mapping[str, str]
+    baselines: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_comparison(
@@ -24,10 +79,9 @@ def build_comparison(
     dataset: Dataset,
     clips: ClipIndex,
     splits: Sequence[Split],
-    choices: Sequence[ModelChoice],
-    scores: pd.DataFrame,
-    fits: Mapping[str, Sequence[Mapping[str, Any]]],
-    failed: Sequence[Mapping[str, str]],
+    models: ComparedModels,
+    audit: Audit,
+    findings: Findings,
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Put together what is known of a finished comparison.
@@ -36,56 +90,55 @@ def build_comparison(
         dataset: What it was run on.
         clips: The clips of the target.
         splits: The folds.
-        choices: The models that were fitted.
-        scores: A row per model and participant.
-        fits: Per model its `fit.json`s, in order of the folds.
-        failed: Models that failed, with the reason.
+        models: The models, their scores and fits.
+        audit: What was checked.
+        findings: What the scores show.
         facts: `run.json`.
 
     Returns:
-        A JSON-able mapping with the keys of the contract; those that the audit and the statistics fill are None.
+        A JSON-able mapping with the keys of the contract.
     """
-    table = clips.table
-    seconds = (table["end_s"] - table["start_s"]).groupby(table["participant_id"]).sum()
-    positive = table["target"] == 1
-    positive_s = (table["end_s"] - table["start_s"]).where(positive, 0.0).groupby(table["participant_id"]).sum()
-    binary = clips.scheme.kind == "binary"
-    by_model = dict(iter(scores.groupby("model")))
+    by_model = dict(iter(models.scores.groupby("model")))
     folds = len(splits)
-    return {
-        "verdict": None,
-        "permitted_claim": None,
-        "title": clips.scheme.target,
-        "participants": int(table["participant_id"].nunique()),
-        "label_source": clips.scheme.label_source,
-        "target": clips.scheme.target,
-        "kind": clips.scheme.kind,
-        "classes": list(clips.scheme.classes),
-        "unit": clips.scheme.unit,
-        "study": {**dataset.study_facts, "synthetic": dataset.is_synthetic},
+    gaps = audit.leakage_gaps
+    result = _study_facts(dataset, clips=clips, audit=audit, verdict=findings.verdict, facts=facts)
+    result |= {
         "folds": folds,
-        "seed": facts["seed"],
-        "clips": len(table),
-        "minutes": float(seconds.sum() / 60),
-        "positives": int(positive.sum()) if binary else None,
-        "median_seconds_per_participant": float(seconds.median()),
-        "median_positive_seconds_per_participant": float(positive_s.median()) if binary else None,
-        "fps": dataset.fps,
+        "recommended": dict(findings.recommended),
+        "confirmatory": dict(findings.confirmatory),
+        "configurations": dict(findings.configurations),
         "models": [
-            _model(choice, scores=by_model[choice.text], fits=fits[choice.text], folds=folds) for choice in choices
+            _model(choice, scores=by_model[choice.text], models=models, folds=folds)
+            | _found(choice, findings=findings, gaps=gaps)
+            for choice in models.choices
         ],
-        "baselines": {kind: summarise_model(by_model[kind], folds=folds) for kind in TRIVIAL_KINDS},
-        "differences": None,
-        "leakage_gap": None,
-        "excluded": clips.excluded.to_dict("records"),
-        "failures": dataset.failures.to_dict("records"),
-        "failed_models": list(failed),
-        "not_run": models_without_weights(choices),
-        "command": facts["command"],
-        "device": facts["device"],
-        "versions": facts["versions"],
-        "dataset": {"path": facts["dataset"], "hash": facts["dataset_hash"]},
+        "selected": summarise_model(by_model["selected"], folds=folds) | {"chosen": list(findings.chosen)}
+        if findings.chosen
+        else None,
+        "baselines": {
+            name: summarise_model(by_model[name], folds=folds) | {"label": label}
+            for name, label in models.baselines.items()
+        },
+        "differences": list(findings.differences),
+        "leakage_gap": gaps[0] if gaps else None,
+        "failed_models": list(models.failed),
+        "not_run": models_without_weights(models.choices),
     }
+    return result | {"appendix": appendix_items(result)}
+
+
+def build_refusal(*, dataset: Dataset, clips: ClipIndex, audit: Audit, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Put together what a refused comparison may say: the reasons, and no score.
+
+    Args:
+        dataset: What it was to be run on.
+        clips: The clips of the target.
+        audit: What was checked, and refuses.
+        facts: `run.json`.
+    """
+    verdict = refuse(audit.refusal_reasons())
+    empty: dict[str, Any] = {"models": [], "selected": None, "baselines": {}, "differences": None, "leakage_gap": None}
+    return _study_facts(dataset, clips=clips, audit=audit, verdict=verdict, facts=facts) | empty
 
 
 def models_without_weights(choices: Sequence[ModelChoice]) -> list[dict[str, str]]:
@@ -98,16 +151,85 @@ def models_without_weights(choices: Sequence[ModelChoice]) -> list[dict[str, str
     ]
 
 
-def _model(
-    choice: ModelChoice, *, scores: pd.DataFrame, fits: Sequence[Mapping[str, Any]], folds: int
+def _study_facts(
+    dataset: Dataset, *, clips: ClipIndex, audit: Audit, verdict: Verdict, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    described = dict(fits[0]["model_facts"])
+    table = clips.table
+    lengths_s = table["end_s"] - table["start_s"]
+    seconds = lengths_s.groupby(table["participant_id"]).sum()
+    positive = table["target"] == 1
+    positive_s = lengths_s.where(positive, 0.0).groupby(table["participant_id"]).sum()
+    binary = clips.scheme.kind == "binary"
+    checked = audit_json(audit, dataset=dataset)
+    return {
+        "verdict": verdict.verdict,
+        "permitted_claim": verdict.permitted_claim,
+        "verdict_reasons": list(verdict.reasons),
+        "not_permitted": list(verdict.not_permitted),
+        "title": clips.scheme.target,
+        "participants": int(table["participant_id"].nunique()),
+        "independent": int(table["group"].nunique()),
+        "label_source": clips.scheme.label_source,
+        "target": clips.scheme.target,
+        "kind": clips.scheme.kind,
+        "classes": list(clips.scheme.classes),
+        "unit": clips.scheme.unit,
+        "alpha": ALPHA,
+        "overrides": list(audit.overrides),
+        "merged_participants": checked["merged_participants"],
+        "study": {**dataset.study_facts, "synthetic": dataset.is_synthetic},
+        "seed": facts["seed"],
+        "clips": len(table),
+        "minutes": float(seconds.sum() / 60),
+        "positives": int(positive.sum()) if binary else None,
+        "median_seconds_per_participant": float(seconds.median()),
+        "median_positive_seconds_per_participant": float(positive_s.median()) if binary else None,
+        "fps": dataset.fps,
+        "audit": {key: checked[key] for key in ("verdict", "checks", "sampled")},
+        "exclusions": exclusions(dataset, clips),
+        "excluded": clips.excluded.to_dict("records"),
+        "failures": dataset.failures.to_dict("records"),
+        "command": facts["command"],
+        "device": facts["device"],
+        "versions": facts["versions"],
+        "dataset": {"path": facts["dataset"], "hash": facts["dataset_hash"]},
+    }
+
+
+def exclusions(dataset: Dataset, clips: ClipIndex) -> list[dict[str, Any]]:
+    """List who and what is left at each step from the study's files to the scored clips, and what was left out why."""
+    recordings = dataset.recordings
+    steps: list[dict[str, Any]] = [
+        {"step": "prepare", "reason": row["reason"], "count": 1, "unit": f"file ({row['recording']})"}
+        for row in dataset.failures.to_dict("records")
+    ]
+    steps.append(
+        {
+            "step": "prepared",
+            "reason": f"{len(recordings)} recordings of {recordings['participant_id'].nunique()} participants",
+            "count": int(recordings["num_frames"].sum()),
+            "unit": "sampled frames",
+        }
+    )
+    steps += [
+        {"step": "target", "reason": row["reason"], "count": int(row["count"]), "unit": "frames left out"}
+        for row in clips.excluded.to_dict("records")
+    ]
+    people = clips.table["participant_id"].nunique()
+    steps.append(
+        {"step": "scored", "reason": f"clips of {people} participants", "count": len(clips.table), "unit": "clips"}
+    )
+    return steps
+
+
+def _model(choice: ModelChoice, *, scores: pd.DataFrame, models: ComparedModels, folds: int) -> dict[str, Any]:
+    fits = models.fits[choice.text]
     histories = {int(fit["fold"]): fit["history"] for fit in fits}
     return {
         "name": choice.text,
-        "label": _label(choice, str(described.get("weights_note", ""))),
+        "label": models.labels[choice.text],
         "baseline": str(choice.baseline),
-        **described,
+        **fits[0]["model_facts"],
         **summarise_model(scores, folds=folds),
         "prevalence_sweep": prevalence_sweep(scores),
         "overfitting": overfitting(histories),
@@ -116,5 +238,15 @@ def _model(
     }
 
 
-def _label(choice: ModelChoice, weights_note: str) -> str:
-    return f"{choice.label} (random init)" if weights_note == "random init" else choice.label
+def _found(choice: ModelChoice, *, findings: Findings, gaps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    name = choice.text
+    own = [gap for gap in gaps if gap["backbone"] == choice.backbone] or list(gaps)
+    gap = next((gap for gap in own if gap["baseline"] == str(choice.baseline)), own[0] if own else None)
+    return {
+        "chance": findings.chance[name],
+        "calibration": findings.calibration.get(name),
+        "abstention": findings.abstention.get(name),
+        "groups": findings.groups.get(name, []),
+        "resampled_sweep": findings.sweeps.get(name),
+        "leakage_gap": gap,
+    }

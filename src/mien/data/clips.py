@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mien.core.errors import UserError
+from mien.core.errors import NothingToLearnError, UserError
 from mien.core.labels import LabelScheme
 from mien.data.dataset import Dataset
+from mien.data.segments import segments_of
 from mien.data.targets import REASONS, Codes, TargetSpec, TargetTables, find_target, label_samples, usable
 
 NO_FACE = "no face found"
@@ -27,6 +28,8 @@ CLIP_COLUMNS = (
     "target",
     "face_found",
     "source_id",
+    "segment",
+    "segment_id",
 )
 
 
@@ -37,7 +40,8 @@ class ClipIndex:
     Attributes:
         scheme: The target's classes.
         table: `CLIP_COLUMNS`, one row per usable frame, by recording and time: `frame` is its row in the recording's
-            crops, [start_s, end_s) its time, `target` its class code, `source_id` the sample that it is derived from.
+            crops, [start_s, end_s) its time, `target` its class code, `source_id` the sample that it is derived from,
+            `segment` the name and `segment_id` the one occurrence of the segment that its time is in (empty: none).
         excluded: What was left out: reason, count (frames) and recordings (how many are touched).
     """
 
@@ -50,8 +54,8 @@ def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
     """Return the clips of a target.
 
     A frame is positive where any interval of the target contains its time. It is left out where its recording isn't
-    annotated at all, nobody coded that time, no face was found (under `crop=face`, or where a tool that reads faces
-    annotated), or its class isn't known.
+    annotated at all, nobody coded that time, it is in no segment though one label describes a segment, no face was
+    found (under `crop=face`, or where a tool that reads faces annotated), or its class isn't known.
 
     Args:
         dataset: A prepared study.
@@ -59,11 +63,13 @@ def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
 
     Raises:
         UserError: No recording with a picture, an unknown target, one that isn't a category, that never varies, that
-            no frame can be used for, or that varies within what the study calls its unit.
+            no frame can be used for, that varies within what the study calls its unit, or a unit `segment` in a study
+            without segments.
     """
     tables = dataset.tables()
     spec = find_target(tables, target)
     _check_pictures(tables)
+    _check_segments(tables, spec)
     codes = label_samples(tables, spec)
     kept = usable(tables, codes, spec=spec)
     excluded = _excluded(tables, codes, kept=kept)
@@ -89,8 +95,18 @@ def _check_pictures(tables: TargetTables) -> None:
     raise UserError(f"{what} picture, and the models of this version look at pictures only.")
 
 
+def _check_segments(tables: TargetTables, spec: TargetSpec) -> None:
+    if spec.unit == "segment" and tables.segments.empty:
+        raise UserError(
+            f"study.yaml says unit: segment, one label of {spec.name!r} per segment, but the study has no segments. "
+            "Add segments.csv beside study.yaml (columns recording, onset_s, offset_s, segment; optional stimulus), or "
+            "set unit: frame, and prepare the study again."
+        )
+
+
 def _clip_table(tables: TargetTables, *, codes: Codes, kept: NDArray[np.bool_]) -> pd.DataFrame:
-    samples = tables.samples[kept].rename(columns={"pts_s": "start_s"})
+    samples = tables.samples[kept]
+    samples = samples.join(segments_of(samples, tables.segments)).rename(columns={"pts_s": "start_s"})
     table = samples.merge(
         tables.recordings[["recording_id", "participant_id", "group"]], on="recording_id", how="left", sort=False
     )
@@ -124,27 +140,32 @@ def _check_varies(dataset: Dataset, spec: TargetSpec, *, codes: Codes, excluded:
         return
     others = ", ".join(summary.name for summary in dataset.targets() if summary.varies) or "none"
     prevalence = f" (prevalence {100 * present[0]:.0f} %)" if spec.kind == "binary" else ""
-    raise UserError(
-        f"Target {spec.name!r} never varies: all {len(codes)} usable frames are {spec.classes[present[0]]!r}"
-        f"{prevalence}, so nothing can be learnt from it. Targets that vary: {others}."
+    raise NothingToLearnError(
+        f"Refused as a target: {spec.name!r} never varies: all {len(codes)} usable frames are "
+        f"{spec.classes[present[0]]!r}{prevalence}, so nothing can be learnt from it. Targets that vary: {others}."
     )
 
 
 def _check_unit(table: pd.DataFrame, scheme: LabelScheme) -> None:
     """Refuse a label that varies within what it is said to describe, before hours are spent on fits."""
-    if scheme.unit not in ("recording", "participant"):
+    if scheme.unit == "frame":
         return
     column = f"{scheme.unit}_id"
     varies = table.groupby(column, sort=True)["target"].nunique() > 1
     if not varies.any():
         return
     first = varies.index[varies][0]
-    counts = table.loc[table[column] == first, "target"].value_counts().sort_index()
+    own = table[table[column] == first]
+    counts = own["target"].value_counts().sort_index()
     shown = ", ".join(f"{count} of {scheme.classes[int(code)]!r}" for code, count in counts.items())
     constant = bool((table.groupby("recording_id")["target"].nunique() <= 1).all())
     rest = "recording" if constant else "frame (or segment, where one label describes a stretch of time)"
+    mend = "mend the annotations"
+    if scheme.unit == "segment":
+        first = f"{first} ({own['segment'].iloc[0]}, {own['start_s'].min():.1f}-{own['end_s'].max():.1f} s)"
+        rest, mend = "frame", "let annotations and segments start and end together"
     raise UserError(
         f"study.yaml says unit: {scheme.unit}, one label per {scheme.unit}, but {scheme.target!r} varies within "
         f"{int(varies.sum())} of {len(varies)} {scheme.unit}s: {first} has clips {shown}. Set unit: {rest} and prepare "
-        "the study again, or mend the annotations."
+        f"the study again, or {mend}."
     )

@@ -210,6 +210,15 @@ class Dataset:
         """
         return self._pictures(recording_id, name="context.npy")
 
+    def picture(self, recording_id: str, frame: int) -> NDArray[np.uint8]:
+        """Return what was kept of one sampled frame (H, W, 3) uint8 RGB: its crop, the whole picture without one.
+
+        Raises:
+            UserError: An unknown recording, or one without a picture.
+        """
+        source = self.crops if self.has_crop(recording_id)[frame] else self.context
+        return np.array(source(recording_id)[frame])
+
     def audio(self, recording_id: str) -> Audio | None:
         """Return the sound, its samples memory-mapped; None where the recording has none."""
         path = self._folder(recording_id) / "audio.npy"
@@ -226,6 +235,7 @@ class Dataset:
             recordings=self.recordings,
             annotations=self.annotations,
             coded=self.coded,
+            segments=self.segments,
             samples=self.samples,
             attributes=self.attributes,
             unit=self.info["study"]["unit"],

@@ -9,6 +9,7 @@ import pandas as pd
 
 from mien.core.storage import to_jsonable
 from mien.data.dataset import Dataset
+from mien.data.targets import summarise_targets
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     minutes = recordings["duration_s"] / 60
     num_frames = int(recordings["num_frames"].sum())
     per_person = minutes.groupby(recordings["participant_id"]).sum()
+    targets = summarise_targets(dataset.tables())
     known = set(dataset.coded["recording_id"]) if len(dataset.coded) else set(dataset.annotations["recording_id"])
     value: dict[str, Any] = to_jsonable(
         {
@@ -43,7 +45,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "with_sound": int(recordings["audio_rate_hz"].notna().sum()),
             "not_annotated": int((~recordings["recording_id"].isin(list(known))).sum()),
             "attributes": list(dataset.attributes),
-            "targets": [asdict(target) for target in dataset.targets()],
+            "targets": [asdict(target) for target in targets],
             "unusable_targets": [{"name": name, "reason": reason} for name, reason in dataset.unusable_targets()],
             "segments": _counts(dataset.segments["segment"]),
             "failures": dataset.failures.to_dict("records"),

@@ -21,6 +21,9 @@ from mien.evaluation.units import (
     KEY_COLUMNS,
     balanced_accuracy_of,
     confusion_of,
+    group_column,
+    independent_means,
+    independent_of,
     scored_per,
     summed_counts,
     unit_metrics,
@@ -36,19 +39,21 @@ MEAN_METRICS = ("sensitivity", "specificity", "false_alarms_per_minute", "log_lo
 def participant_scores(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.DataFrame:
     """Score every participant of every model; clips without a target are missing and left out.
 
-    A label that describes a recording or a participant is scored once per recording or participant: the clips'
-    probabilities are averaged first, else a long recording would count as many agreements. Models don't depend on each
-    other: scoring them one by one gives the same rows.
+    A label that describes a segment, a recording or a participant is scored once per segment, recording or participant:
+    the clips' probabilities are averaged first, else a long recording would count as many agreements. Models don't
+    depend on each other: scoring them one by one gives the same rows.
 
     Args:
         predictions: The predictions table: model, fold, clip_id, recording_id, participant_id, start_s, end_s,
-            prob_<output> for each output, target (nullable).
+            prob_<output> for each output, target (nullable); segment_id where one label describes a segment; group
+            (optional: each participant is one).
         scheme: What the target's codes and outputs mean, and the unit that one label describes.
 
     Returns:
         One row per model, fold and participant, sorted so: the metrics of `score_participant`,
         `false_alarms_per_minute` (binary targets whose unit is shorter than a recording, else NaN), and the confusion
         counts as `count_<true code>_<predicted code>`. A participant without any target has n = 0 and NaN elsewhere.
+        `group` is what counts as independent (see `independent_means`).
         `scored_per` says how to sum them up (see `mien.evaluation.units`): unless it is `participant mean`, each
         participant is one unit, and `prob_<output>` is its mean probability.
 
@@ -57,6 +62,7 @@ def participant_scores(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.Dat
     """
     check_predictions(predictions, scheme)
     outputs = [f"prob_{name}" for name in scheme.output_names]
+    group_of = dict(zip(predictions["participant_id"], group_column(predictions), strict=True))
     known = predictions.loc[predictions["target"].notna(), _needed_columns(scheme)]
     per = scored_per(known, scheme)
     known = unit_predictions(known, scheme)
@@ -64,7 +70,8 @@ def participant_scores(predictions: pd.DataFrame, scheme: LabelScheme) -> pd.Dat
     by_participant = dict(iter(known.groupby(list(KEY_COLUMNS), sort=False)))
     for keys in sorted(set(predictions.loc[:, list(KEY_COLUMNS)].itertuples(index=False, name=None))):
         clips = by_participant.get(keys, known.iloc[:0])
-        row = dict(zip(KEY_COLUMNS, keys, strict=True)) | _score_clips(clips, outputs, scheme) | {"scored_per": per}
+        row = dict(zip(KEY_COLUMNS, keys, strict=True)) | {"group": group_of[keys[2]]}
+        row |= _score_clips(clips, outputs, scheme) | {"scored_per": per}
         if per != "participant mean":
             row |= {name: float(clips[name].mean()) for name in outputs}
         rows.append(row)
@@ -108,12 +115,16 @@ def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any
 
     Returns:
         For each of `INTERVAL_METRICS`, `sensitivity_interval` and `specificity_interval` a dict of mean, low, high, n;
-        for each of `MEAN_METRICS` a mean; `scored_per`; `participants` (with at least one scored clip),
+        for each of `MEAN_METRICS` a mean; `scored_per`; `independent` (`unit`: participant, or group where a group
+        holds several; `n`: how many of them are scored); `participants` (with at least one scored clip),
         `participants_defined` (with a balanced accuracy), `participants_without_target`; `confusion` (counts over all
         clips, row = true class) and `confusion_normalised` (each row divided by its sum, NaN where a class never
         occurs); `prevalence` (slope, bias; for multiclass targets `per_class`); `per_fold` (fold, participants,
         balanced_accuracy, log_loss: means over its participants), `fold_mean` and `fold_sd` of the balanced accuracies
         of the folds. A predictor that always says one class has no interval (NaN) where all its scores are equal.
+
+        Means and intervals are over groups, each the mean of its participants: where every participant is a group of
+        their own, over participants.
 
         Where `scored_per` is `participants` or `recordings`, each participant is one row with one label, and the
         metrics are over all rows instead (`unit_metrics`): exact binomial intervals, conservative ones for balanced
@@ -139,8 +150,9 @@ def summarise_model(scores: pd.DataFrame, *, folds: int | None) -> dict[str, Any
     totals = counts.sum(axis=1, keepdims=True)
     return summary | {
         "scored_per": per,
+        "independent": independent_of(scored),
         "participants": len(scored),
-        "participants_defined": summary["balanced_accuracy"]["n"],
+        "participants_defined": _num_defined(scored, per=per, summary=summary),
         "participants_without_target": len(scores) - len(scored),
         "confusion": counts.tolist(),
         "confusion_normalised": np.where(totals > 0, counts / np.maximum(totals, 1), np.nan).tolist(),
@@ -155,7 +167,7 @@ def _participant_means(scored: pd.DataFrame, *, folds: int | None) -> dict[str, 
     constant = (counts.sum(axis=0) > 0).sum() == 1 < (counts.sum(axis=1) > 0).sum()
 
     def interval(name: str) -> dict[str, Any]:
-        values = scored[name].to_numpy(dtype=np.float64)
+        values = independent_means(scored, name).to_numpy(dtype=np.float64)
         found = participant_interval(values, folds=folds)
         if constant and scored[name].nunique() == 1:
             found = replace(found, low=float("nan"), high=float("nan"))
@@ -163,7 +175,14 @@ def _participant_means(scored: pd.DataFrame, *, folds: int | None) -> dict[str, 
 
     summary: dict[str, Any] = {name: interval(name) for name in INTERVAL_METRICS}
     summary |= {f"{name}_interval": interval(name) for name in ("sensitivity", "specificity")}
-    return summary | {name: _mean_defined(scored[name]) for name in MEAN_METRICS}
+    return summary | {name: _mean_defined(independent_means(scored, name)) for name in MEAN_METRICS}
+
+
+def _num_defined(scored: pd.DataFrame, *, per: str, summary: dict[str, Any]) -> int:
+    """Participants with a balanced accuracy; where all are scored together, all or none."""
+    if per == "participant mean":
+        return int(scored["balanced_accuracy"].notna().sum())
+    return len(scored) if np.isfinite(summary["balanced_accuracy"]["mean"]) else 0
 
 
 def _over_units(scored: pd.DataFrame) -> dict[str, Any]:
@@ -176,7 +195,8 @@ def _over_units(scored: pd.DataFrame) -> dict[str, Any]:
 
 def _needed_columns(scheme: LabelScheme) -> list[str]:
     outputs = [f"prob_{name}" for name in scheme.output_names]
-    return [*KEY_COLUMNS, "recording_id", "start_s", "end_s", "target", *outputs]
+    segment = ["segment_id"] if scheme.unit == "segment" else []
+    return [*KEY_COLUMNS, "recording_id", *segment, "start_s", "end_s", "target", *outputs]
 
 
 def _score_clips(clips: pd.DataFrame, outputs: list[str], scheme: LabelScheme) -> dict[str, float]:

@@ -13,7 +13,7 @@ from mien.runtime.baseline import PersonalBaseline
 
 PROBE = "linear_probe"
 _CHOICE = re.compile(
-    r"(?P<name>[A-Za-z0-9_]+)(@(?P<backbone>.+?))?(\+(?P<baseline>none|recording|running|first:[\d.]+))?"
+    r"(?P<name>[A-Za-z0-9_]+)(@(?P<backbone>.+?))?(\+(?P<baseline>none|recording|running|first:[\d.]+|segment:.+))?"
 )
 
 

@@ -105,6 +105,7 @@ def predict_timeline(bundle: Bundle, video: Path) -> pd.DataFrame:
         MediaError: The video can't be read.
         UserError: It shows a face for too short a time for the bundle's personal baseline.
     """
+    bundle.baseline.check_new_recording()
     spec = bundle.spec
     times, found = list[float](), list[bool]()
     features = _FeatureBlocks(bundle)

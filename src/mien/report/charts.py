@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -21,17 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
+from mien.core.numbers import short_number
 from mien.evaluation.overfitting import best_epoch
-from mien.report.wording import short_number
 
 PX_PER_INCH = 72.0  # matplotlib's SVG unit is the point: at 72 per inch one point is one px of the page
 FONT_PX = 12.5
-STACKED_BELOW_PX = 600.0  # narrower charts put a row's name and its numbers below each other
-FAN_WITHIN = 0.012  # dots nearer than this, in score, would cover each other
 
 # Placeholder -> (CSS variable, fallback). Series colours are Okabe and Ito's, told apart with any colour vision.
 INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
-SERIES_A, SERIES_B, FILL_A, BASELINE = "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07"
+SERIES_A, SERIES_B, FILL_A = "#0a0b04", "#0a0b05", "#0a0b06"
 THEME = {
     INK: ("--ink", "#1c2530"),
     MUTED: ("--muted", "#5c6773"),
@@ -39,58 +36,7 @@ THEME = {
     SERIES_A: ("--series-a", "#0072b2"),
     SERIES_B: ("--series-b", "#d55e00"),
     FILL_A: ("--dot", "#56a5d6"),
-    BASELINE: ("--baseline", "#8a929b"),
 }
-
-
-@dataclass(frozen=True)
-class StripRow:
-    """One row of the strip chart.
-
-    Attributes:
-        label: Name of the model or baseline.
-        summary: Text at the right, such as ".84 [.80, .87]".
-        mean: Mean over participants, None where undefined.
-        low: Lower end of the interval, None where there is none.
-        high: Upper end of the interval.
-        values: One score per participant for whom it is defined.
-        baseline: Whether the row is a trivial predictor, drawn in grey.
-    """
-
-    label: str
-    summary: str
-    mean: float | None
-    low: float | None
-    high: float | None
-    values: Sequence[float] = ()
-    baseline: bool = False
-
-
-def strip_chart(rows: Sequence[StripRow], *, name: str, width_px: float, title: str) -> str:
-    """Draw one row per model: a dot per participant, the mean and its interval.
-
-    Args:
-        rows: From top to bottom.
-        name: Prefix of the ids in the SVG; unique on the page.
-        width_px: Width; the texts stand above the dots, below each other where the chart is narrow.
-        title: Label of the axis, and what a screen reader says.
-    """
-    stacked = width_px < STACKED_BELOW_PX
-    row_px, axis_px = (92.0 if stacked else 74.0), 44.0
-    figure, axes = _figure(width_px, row_px * len(rows) + axis_px, left=12, right=12, top=2, bottom=axis_px)
-    everything = [value for row in rows for value in (*row.values, row.mean, row.low) if value is not None]
-    floor = min(0.4, *(np.floor(10 * value) / 10 for value in everything)) if everything else 0.0
-    axes.set_xlim(floor - 0.02, 1.02)
-    axes.set_ylim(len(rows), 0)
-    axes.set_yticks([])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value, digits=1)))
-    axes.xaxis.set_major_locator(MultipleLocator(0.1))
-    for index, row in enumerate(rows):
-        _draw_row(axes, row, top=float(index), row_px=row_px, stacked=stacked)
-        if index:
-            axes.axhline(index, color=GRID, linewidth=1)
-    axes.set_xlabel(title, color=MUTED)
-    return _svg(figure, name=name, title=title)
 
 
 def learning_curves(histories: Mapping[int, Sequence[Mapping[str, Any]]], *, name: str, title: str) -> str:
@@ -138,54 +84,75 @@ def roc_chart(
         name: Prefix of the ids in the SVG; unique on the page.
         title: What a screen reader says.
     """
-    figure, axes = _figure(300, 300, left=44, right=10, top=8, bottom=40)
+    figure, axes = _unit_square("false alarm rate (1 − specificity)", "hit rate (sensitivity)")
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
     for curve in curves:
         axes.plot(false_alarm_rates, curve, color=FILL_A, linewidth=0.9, alpha=0.6)
     if curves:
         axes.plot(false_alarm_rates, np.mean(curves, axis=0), color=SERIES_A, linewidth=2.6)
+    return _svg(figure, name=name, title=title)
+
+
+def reliability_chart(series: Sequence[tuple[bool, Sequence[Mapping[str, Any]]]], *, name: str, title: str) -> str:
+    """Draw how often something came true against the probability that was given for it.
+
+    Args:
+        series: (whether calibrated, bins) with per bin `mean_probability`, `observed` and `count`; empty bins are left
+            out.
+        name: Prefix of the ids in the SVG; unique on the page.
+        title: What a screen reader says.
+    """
+    figure, axes = _unit_square("probability that was given", "how often it came true")
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+    for calibrated, bins in series:
+        colour = SERIES_A if calibrated else SERIES_B
+        known = [row for row in bins if row.get("count") and row.get("observed") is not None]
+        given = [_number(row["mean_probability"]) for row in known]
+        observed = [_number(row["observed"]) for row in known]
+        counts = np.array([_number(row["count"]) for row in known])
+        axes.plot(given, observed, color=colour, linewidth=1.8)
+        areas = 12 + 60 * counts / max(counts.max(initial=0.0), 1.0)
+        axes.scatter(given, observed, s=areas, color=colour, alpha=0.85, linewidths=0, clip_on=False, zorder=3)
+    return _svg(figure, name=name, title=title)
+
+
+def coverage_chart(curve: Sequence[Mapping[str, Any]], *, name: str, title: str) -> str:
+    """Draw the balanced accuracy of what is kept against the share that is kept.
+
+    Args:
+        curve: Per coverage `kept` and `balanced_accuracy` (mean, low, high).
+        name: Prefix of the ids in the SVG; unique on the page.
+        title: What a screen reader says.
+    """
+    figure, axes = _figure(300, 220, left=44, right=12, top=8, bottom=40)
+    rows = sorted(curve, key=lambda row: _number(row["kept"]))
+    kept = np.array([_number(row["kept"]) for row in rows])
+    scores = [row["balanced_accuracy"] or {} for row in rows]
+    mean, low, high = (np.array([_number(score.get(key)) for score in scores]) for key in ("mean", "low", "high"))
+    axes.fill_between(kept, low, high, color=FILL_A, alpha=0.25, linewidth=0)
+    axes.plot(kept, mean, color=SERIES_A, linewidth=2.2, marker="o", markersize=5, clip_on=False)
+    axes.set_xlim(0.45, 1.02)
+    axes.set_ylim(min(0.5, float(np.nanmin([0.5, *low]))) - 0.02, 1.02)
+    for axis, step in ((axes.xaxis, 0.1), (axes.yaxis, 0.1)):
+        axis.set_major_locator(MultipleLocator(step))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value, digits=1)))
+    axes.grid(color=GRID, linewidth=1)
+    axes.set_xlabel("share of clips that is kept", color=MUTED)
+    axes.set_ylabel("balanced accuracy", color=MUTED)
+    return _svg(figure, name=name, title=title)
+
+
+def _unit_square(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """Make a figure whose axes both run from 0 to 1."""
+    figure, axes = _figure(300, 300, left=44, right=10, top=8, bottom=40)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MultipleLocator(0.2))
         axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value, digits=1)))
     axes.grid(color=GRID, linewidth=1)
-    axes.set_xlabel("false alarm rate (1 − specificity)", color=MUTED)
-    axes.set_ylabel("hit rate (sensitivity)", color=MUTED)
-    return _svg(figure, name=name, title=title)
-
-
-def _draw_row(axes: Axes, row: StripRow, *, top: float, row_px: float, stacked: bool) -> None:
-    """Draw one row between `top` and `top + 1`: texts, then the dots, then the mean with its interval."""
-    strong, weak = (BASELINE, BASELINE) if row.baseline else (SERIES_A, FILL_A)
-    left, right = axes.get_xlim()
-    ink = MUTED if row.baseline else INK
-    text: dict[str, Any] = {"va": "center", "color": ink, "parse_math": False, "fontsize": FONT_PX + 0.5}
-    text_end_px = 44.0 if stacked else 26.0
-    axes.text(left, top + 15 / row_px, f" {row.label}", ha="left", **text)
-    where = (left, top + 34 / row_px, f" {row.summary}") if stacked else (right, top + 15 / row_px, f"{row.summary} ")
-    axes.text(*where, ha="left" if stacked else "right", weight="bold", **text)
-    ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
-    axes.vlines(ticks, top + text_end_px / row_px, top + 1, color=GRID, linewidth=1, zorder=1)
-    dots, bar = top + 1 - 30 / row_px, top + 1 - 11 / row_px
-    values = np.sort(np.asarray(row.values, dtype=np.float64))
-    heights = dots + _fanned(values) / row_px
-    axes.scatter(values, heights, s=30, color=weak, alpha=0.75, linewidths=0, zorder=3, clip_on=False)
-    if row.low is not None and row.high is not None:
-        axes.plot([row.low, row.high], [bar, bar], color=strong, linewidth=3, zorder=4)
-    if row.mean is not None:
-        marker, size = ("D", 7) if row.baseline else ("o", 10)
-        axes.plot([row.mean], [bar], marker=marker, markersize=size, color=strong, zorder=5)
-
-
-def _fanned(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vertical offsets (P,), px, of sorted values (P,): near neighbours fan out around 0, so that each dot is seen."""
-    offsets = np.zeros(values.size)
-    bins = np.round(values / FAN_WITHIN)
-    for chosen in np.unique(bins):
-        members = np.flatnonzero(bins == chosen)
-        step = min(6.0, 22.0 / members.size)
-        offsets[members] = (np.arange(members.size) - (members.size - 1) / 2) * step
-    return offsets
+    axes.set_xlabel(xlabel, color=MUTED)
+    axes.set_ylabel(ylabel, color=MUTED)
+    return figure, axes
 
 
 def _number(value: Any) -> float:

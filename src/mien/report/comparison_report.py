@@ -5,21 +5,33 @@ The page reads what `compare` wrote and computes no score of its own; `roc` draw
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mien.core.labels import annotated_by
 from mien.core.storage import read_json, write_text
 from mien.report import charts, wording
-from mien.report.charts import StripRow
+from mien.report.audit_table import check_rows
+from mien.report.differences import chance_rows, difference_rows
+from mien.report.first_page import first_page, meaning_of
+from mien.report.page import Nullable, nullable, render
+from mien.report.reliability import reliability_context
 from mien.report.roc import roc_charts
 
-WIDE_PX, NARROW_PX = 1000.0, 400.0  # the strip chart is drawn twice; the style sheet shows the one that fits
+AUDIT_PAGE = "audit.html"  # beside the report, where the audit wrote one
+
+SAID_WHEN_REFUSED = (
+    *("verdict", "verdict_reasons", "not_permitted", "audit", "overrides", "merged_participants"),
+    *("title", "target", "label_source", "kind", "classes", "unit", "study", "participants", "independent"),
+    *("minutes", "clips", "median_seconds_per_participant", "median_positive_seconds_per_participant", "fps"),
+    *("exclusions", "excluded", "failures", "command", "versions", "dataset", "seed"),
+)
+"""Keys of a refused comparison that are read at all; none of them holds a model's score."""
 
 Histories = dict[str, dict[int, list[dict[str, Any]]]]
 
@@ -36,44 +48,35 @@ def write_comparison_report(run: Path) -> Path:
         UserError: `comparison.json` is missing or isn't JSON.
     """
     comparison = read_json(run / "comparison.json")
+    refused = comparison.get("verdict") == "refused"
+    # A refused comparison prints no score: the files that hold some aren't even opened.
+    predictions = run / "predictions.parquet"
     context = _context(
         comparison,
-        scores=_read_scores(run / "scores.csv"),
-        predictions=pd.read_parquet(path) if (path := run / "predictions.parquet").is_file() else None,
-        histories=_read_histories(run / "folds"),
+        scores=None if refused else _read_scores(run / "scores.csv"),
+        predictions=pd.read_parquet(predictions) if predictions.is_file() and not refused else None,
+        histories={} if refused else _read_histories(run / "folds"),
+        audit_page=AUDIT_PAGE if (run / AUDIT_PAGE).is_file() else "",
     )
-    environment = Environment(
-        loader=PackageLoader("mien.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "share": wording.short_number,
-        "breakable": wording.breakable,
-        "brackets": wording.brackets,
-        "count": wording.count,
-        "decimal": wording.decimal,
-        "scaled": wording.scaled,
-        "duration": wording.duration,
-    }
-    page = environment.get_template("comparison.html.j2").render(context)
     report = run / "report.html"
-    write_text(report, page)
+    write_text(report, render("comparison.html.j2", context))
     return report
 
 
 def _context(
-    comparison: dict[str, Any], *, scores: pd.DataFrame | None, predictions: pd.DataFrame | None, histories: Histories
+    comparison: dict[str, Any],
+    *,
+    scores: pd.DataFrame | None,
+    predictions: pd.DataFrame | None,
+    histories: Histories,
+    audit_page: str,
 ) -> dict[str, Any]:
     """Everything that the template shows; absent keys of `comparison.json` count as null."""
-    comparison = _nullable(comparison)
-    # A refused comparison prints no score, whatever the file holds.
-    refused = comparison["verdict"] == "refused"
-    models = [] if refused else comparison["models"] or []
-    baselines = {} if refused else {name: row for name, row in (comparison["baselines"] or {}).items() if row}
-    study = comparison["study"] or _Nullable()
+    refused = comparison.get("verdict") == "refused"
+    comparison = nullable(_without_scores(comparison) if refused else comparison)
+    models = comparison["models"] or []
+    baselines = {name: row for name, row in (comparison["baselines"] or {}).items() if row}
+    study = comparison["study"] or Nullable()
     names = wording.display_names(models)
     # Runs that are older than `scored_per` averaged over participants.
     per = next((model["scored_per"] for model in models if model["scored_per"]), "participant mean")
@@ -83,23 +86,33 @@ def _context(
     one_label = once or comparison["unit"] == "participant"
     return {
         "c": comparison,
+        "refused": refused,
         "study": study,
         "title": wording.report_title(comparison),
-        "verdict": wording.verdict_of(comparison),
-        "not_permitted": wording.NOT_PERMITTED,
-        "annotated_by": annotated_by(comparison.get("label_source")),
-        "synthetic": bool(study["synthetic"]) or comparison.get("label_source") == "synthetic",
-        "binary": comparison.get("kind") != "multiclass",
-        "classes": comparison.get("classes") or [],
+        "headline": wording.headline_of(comparison),
+        "first": first_page(comparison, names=names, scores=scores),
+        "configurations": _configurations(comparison, models),
+        "checks": check_rows(comparison["audit"], overrides=comparison["overrides"] or ()),
+        "failing": wording.refusing(comparison),
+        "other_reasons": wording.other_reasons(comparison),
+        "meanings": {name: meaning_of(name) for name in baselines},
+        "audit_page": audit_page,
+        "annotated_by": annotated_by(comparison["label_source"]),
+        "synthetic": bool(study["synthetic"]) or comparison["label_source"] == "synthetic",
+        "binary": comparison["kind"] != "multiclass",
+        "classes": comparison["classes"] or [],
         "models": models,
+        "selected": comparison["selected"],
+        "chosen": _chosen(comparison["selected"]),
         "baselines": baselines,
         "names": names,
         "once": once,
         "repeated": per == "participants" and comparison["unit"] == "recording",
         "columns": wording.score_columns(thing),
         "things": "clips" if thing == "moment" else f"{thing}s",
-        "sweeps": [(names[model["name"]], rows) for model in models if (rows := model["prevalence_sweep"])],
-        "strips": _strip_charts(models, baselines, scores, names=names, participants=comparison.get("participants")),
+        "differences": difference_rows(comparison, names=names),
+        "chances": chance_rows(models, names=names),
+        **reliability_context(models, names=names),
         "people": people if models else [],
         "one_label": one_label,
         "positive_people": _positive_people(people) if one_label else None,
@@ -108,25 +121,31 @@ def _context(
         "curves": _learning_charts(names, histories),
         "rocs": None if predictions is None else roc_charts(comparison, names=names, predictions=predictions),
         "facts_of_run": wording.flattened(
-            {key: comparison.get(key) for key in ("dataset", "kind", "classes", "fps", "folds", "seed")}
+            {key: comparison[key] for key in ("dataset", "kind", "classes", "fps", "folds", "seed")}
         ),
-        "versions": wording.flattened(comparison.get("versions") or {}),
+        "versions": wording.flattened(comparison["versions"] or {}),
         "settings": [(names[model["name"]], wording.flattened(model["settings"] or {})) for model in models],
     }
 
 
-class _Nullable(dict[str, Any]):
-    """A mapping whose absent keys are None: `comparison.json` grows, and older runs lack its newer keys."""
-
-    def __missing__(self, key: str) -> None:
-        return None
+def _without_scores(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what a refused comparison may say, whatever else its file holds."""
+    return {key: comparison[key] for key in SAID_WHEN_REFUSED if key in comparison}
 
 
-def _nullable(value: Any) -> Any:
-    """Turn every mapping within JSON data to one whose absent keys are None."""
-    if isinstance(value, dict):
-        return _Nullable({key: _nullable(item) for key, item in value.items()})
-    return [_nullable(item) for item in value] if isinstance(value, list) else value
+def _chosen(selected: Mapping[str, Any] | None) -> Counter[str]:
+    """In how many folds the selected pipeline took each model."""
+    folds = selected["chosen"] or [] if selected else []
+    return Counter(str(fold["label"] or fold["model"]) for fold in folds)
+
+
+def _configurations(comparison: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> tuple[int, int | None]:
+    """Configurations that were tried in this run, and on this target so far (None where nobody counted)."""
+    tried = comparison["configurations"] or Nullable()
+    this_run = tried["this_run"]
+    if this_run is None:
+        this_run = len(models) + len(comparison["failed_models"] or [])
+    return int(this_run), tried["on_this_target"]
 
 
 def _read_scores(path: Path) -> pd.DataFrame | None:
@@ -145,53 +164,6 @@ def _read_histories(folder: Path) -> Histories:
             model, fold = fit.get("model") or path.parent.parent.name, int(fit.get("fold", path.parent.name))
             histories.setdefault(str(model), {})[fold] = history
     return histories
-
-
-def _strip_charts(
-    models: Sequence[_Nullable],
-    baselines: Mapping[str, _Nullable],
-    scores: pd.DataFrame | None,
-    *,
-    names: Mapping[str, str],
-    participants: int | None,
-) -> list[tuple[str, Markup]]:
-    """The strip chart for a wide and for a narrow page, as (class of the style sheet, SVG)."""
-    rows = [
-        _strip_row(names[model["name"]], model, scores, name=str(model["name"]), participants=participants)
-        for model in models
-    ]
-    rows += [
-        _strip_row(f"{name} (sees no face)", baseline, scores, name=name, participants=None, baseline=True)
-        for name, baseline in baselines.items()
-    ]
-    if not rows:
-        return []
-    title = "Balanced accuracy"
-    return [
-        (kind, Markup(charts.strip_chart(rows, name=f"strip-{kind}", width_px=width, title=title)))
-        for kind, width in (("wide", WIDE_PX), ("narrow", NARROW_PX))
-    ]
-
-
-def _strip_row(
-    label: str,
-    summary: Mapping[str, Any],
-    scores: pd.DataFrame | None,
-    *,
-    name: str,
-    participants: int | None,
-    baseline: bool = False,
-) -> StripRow:
-    score = summary["balanced_accuracy"] or {}
-    text = f"{wording.short_number(score.get('mean'))} {'' if baseline else wording.brackets(score)}".strip()
-    number = score.get("n")
-    if number is not None and participants is not None and number < participants:
-        text += f"  ({number} of {participants} people)"
-    values: list[float] = []
-    if scores is not None:
-        values = scores.loc[scores["model"] == name, "balanced_accuracy"].dropna().astype(float).tolist()
-    low, high = (None, None) if baseline else (score.get("low"), score.get("high"))
-    return StripRow(label, text, score.get("mean"), low, high, values, baseline)
 
 
 def _people(models: Sequence[str], scores: pd.DataFrame | None, *, metric: str) -> list[dict[str, Any]]:
@@ -220,7 +192,7 @@ def _positive_people(people: Sequence[Mapping[str, Any]]) -> tuple[int, int] | N
     return (sum(number > 0 for number in labelled), len(labelled)) if labelled else None
 
 
-def _class_counts(comparison: Mapping[str, Any], models: Sequence[_Nullable]) -> list[tuple[str, int, int]]:
+def _class_counts(comparison: Mapping[str, Any], models: Sequence[Nullable]) -> list[tuple[str, int, int]]:
     """Per class of a multiclass target its name, how often it is annotated, and that in percent of all."""
     counts = next((model["confusion"] for model in models if model["confusion"]), None)
     if comparison.get("kind") != "multiclass" or counts is None:

@@ -11,50 +11,81 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-MISSING = "–"  # a score that isn't defined, or a fact that the run didn't record
-EXPLORATORY_BELOW_PARTICIPANTS = 20  # EVALUATION.md, section 3: fewer can't support a claim
+from mien.core.numbers import MISSING, short_number
+from mien.evaluation.verdict import MIN_SUPPORTED, NOT_PERMITTED
 
-NOT_PERMITTED = (
-    "a claim about what anybody feels; about other people, places or stimuli than those of this study; "
-    "about any group of fewer than 10 people."
+VERDICT_WORDS = {"supported": "SUPPORTED", "exploratory": "EXPLORATORY", "refused": "REFUSED"}
+NOT_AUDITED = (
+    "neither the audit (copied people, labels drawn into the picture, nuisances, clocks) nor the tests against chance "
+    "and between models were run."
 )
+FIRST_LOOK = "What stands below is a first look, good for planning a study."
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The first line of the headline box.
+class Headline:
+    """The head of a report: how far the result can be believed, and what it permits.
 
     Attributes:
         tone: `open`, `exploratory`, `refused` or `supported`: the colour of the box.
-        heading: The verdict in a few words.
-        sentence: What it means for the reader.
+        word: The verdict in capitals.
+        why: What follows its colon.
+        permits: The permitted claim, or "no claim" with the reason.
+        not_permitted: What may not be claimed in any case.
     """
 
     tone: str
-    heading: str
-    sentence: str
+    word: str
+    why: str
+    permits: str
+    not_permitted: str
 
 
-def verdict_of(comparison: Mapping[str, Any]) -> Verdict:
-    """Say how far the result can be believed; a result without a verdict is not audited."""
-    verdict = comparison.get("verdict")
-    if verdict == "supported":
-        return Verdict(
-            "supported", "Supported: no leak was found by these checks", "No tool certifies what a label means."
-        )
+def headline_of(comparison: Mapping[str, Any]) -> Headline:
+    """Say how far a result can be believed and what it permits; one without a verdict is not audited.
+
+    Where nothing may be claimed, the first of `verdict_reasons` says why (`mien.evaluation.verdict`).
+    """
+    verdict, claim = comparison.get("verdict"), comparison.get("permitted_claim")
+    reasons = [str(reason) for reason in comparison.get("verdict_reasons") or []]
+    forbidden = "; ".join(comparison.get("not_permitted") or NOT_PERMITTED) + "."
     if verdict == "refused":
-        return Verdict("refused", "Refused: no score is printed", "The rules of evidence don't allow a result here.")
+        permits = "no claim. Mend what the audit names below, prepare the study again, and compare again."
+        # Each reason is a paragraph with its advice; it stands below. The names of the checks are enough here.
+        titles = [str(check.get("title") or check["name"]) for check in refusing(comparison)]
+        why = "; ".join(titles) or " ".join(reasons) or "the rules of evidence don't allow a result here."
+        return Headline("refused", VERDICT_WORDS["refused"], why, permits, forbidden)
+    if verdict not in VERDICT_WORDS:
+        why = NOT_AUDITED + _few(comparison.get("participants"))
+        return Headline("open", "NOT AUDITED", why, f"no claim. {FIRST_LOOK}", forbidden)
+    why = "no leak was found by these checks" if verdict == "supported" else ""
+    permits = str(claim or "")
+    if not claim:
+        why_not = reasons[0].removeprefix("Nothing can be claimed: ") if reasons else FIRST_LOOK
+        permits = f"no claim. {why_not}"
+        reasons = reasons[1:]
     if verdict == "exploratory":
-        return Verdict("exploratory", "Exploratory", "A first look that supports no claim by itself.")
-    sentence = (
-        "The audit of this dataset (copied people, overlap, labels drawn into the picture, nuisances, clocks) and the "
-        "statistics of this result (tests against chance and between models) have not been run. Read the scores as a "
-        "first look."
-    )
-    participants = comparison.get("participants")
-    if participants is not None and participants < EXPLORATORY_BELOW_PARTICIPANTS:
-        sentence += f" With {participants} participants it could at most be exploratory; a claim needs 20 or more."
-    return Verdict("open", "Not audited: exploratory", sentence)
+        why = " ".join(reasons) or ("a first look." if claim else "nothing may be claimed.")
+    return Headline(str(verdict), VERDICT_WORDS[verdict], why, permits, forbidden)
+
+
+def refusing(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the checks of the audit that fail and that nobody overrode."""
+    overrides = comparison.get("overrides") or ()
+    checks = (comparison.get("audit") or {}).get("checks") or []
+    return [check for check in checks if check["severity"] == "fail" and check["name"] not in overrides]
+
+
+def other_reasons(comparison: Mapping[str, Any]) -> list[str]:
+    """Return the reasons of a refusal that aren't a failing check's: those begin with its title."""
+    titles = tuple(str(check.get("title") or check["name"]) for check in refusing(comparison))
+    return [str(reason) for reason in comparison.get("verdict_reasons") or [] if not str(reason).startswith(titles)]
+
+
+def _few(participants: int | None) -> str:
+    if participants is None or participants >= MIN_SUPPORTED:
+        return ""
+    return f" With {participants} participants it could at most be exploratory; {MIN_SUPPORTED} are needed."
 
 
 def report_title(comparison: Mapping[str, Any]) -> str:
@@ -109,19 +140,6 @@ def score_columns(thing: str) -> list[tuple[str, str, str]]:
     ]
 
 
-def short_number(value: float | None, *, digits: int = 2, signed: bool = False) -> str:
-    """Write a share without its leading zero, as statistics tables do; a missing one as a dash.
-
-    >>> short_number(0.837), short_number(1.0), short_number(-0.05), short_number(0.02, signed=True), short_number(None)
-    ('.84', '1.00', '−.05', '+.02', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return MISSING
-    text = f"{abs(value):.{digits}f}"
-    sign = "" if float(text) == 0 else "−" if value < 0 else "+" if signed else ""
-    return sign + (text[1:] if text.startswith("0.") else text)
-
-
 def breakable(name: str) -> Markup:
     """Let a model's name break after `@`, `+` and `/`, nowhere else; the rest is escaped.
 
@@ -131,15 +149,13 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([@+/])(?=.)", r"\1<wbr>", str(escape(name))))
 
 
-def brackets(score: Mapping[str, Any] | None) -> str:
-    """Write an interval, empty where there is none.
+def prose(text: str | None) -> Markup:
+    """Escape a sentence and set what stands between backticks as code, such as a command.
 
-    >>> brackets({"mean": 0.84, "low": 0.8, "high": 0.87})
-    '[.80, .87]'
+    >>> str(prose("Run `mien prepare` & look"))
+    'Run <code>mien prepare</code> &amp; look'
     """
-    if not score or score.get("low") is None or score.get("high") is None:
-        return ""
-    return f"[{short_number(score['low'])}, {short_number(score['high'])}]"
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text or ""))))
 
 
 def count(value: float | None) -> str:
@@ -197,3 +213,38 @@ def flattened(value: Any, *, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list | tuple):
         return [(prefix, ", ".join(map(str, value)) or MISSING)]
     return [(prefix, MISSING if value is None else str(value))]
+
+
+def p_value(p: float | None) -> str:
+    """Write a p-value for a table.
+
+    >>> p_value(0.0312), p_value(0.00004), p_value(None)
+    ('.031', '< .001', '–')
+    """
+    if p is None or not math.isfinite(p):
+        return MISSING
+    return "< .001" if p < 0.001 else short_number(p, digits=3)
+
+
+def measured(value: Any) -> str:
+    """Write what a check of the audit measured, or its threshold: a number, a text, or several with names.
+
+    >>> measured(0.0123), measured(3), measured({"pairs": 0, "largest_fraction": 0.004}), measured(None)
+    ('.012', '3', 'pairs 0, largest fraction .0040', '–')
+    """
+    if value is None:
+        return MISSING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {measured(item)}" for key, item in value.items()) or MISSING
+    if isinstance(value, list | tuple):
+        return ", ".join(map(measured, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return MISSING
+        if value.is_integer():
+            return count(value)
+        digits = 2 if abs(value) >= 0.1 else 1 - math.floor(math.log10(abs(value)))
+        return short_number(value, digits=min(digits, 6))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mien.core.errors import RefusedError, UserError, unknown_name
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
+from mien.data.segments import segments_of
 from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.cache import cached_features
 from mien.runtime.encoders import Encoder
@@ -37,8 +39,8 @@ class Material:
         The personal baseline needs those that have no label, too.
 
         Returns:
-            Columns recording_id, participant_id, frame, pts_s, target (`UNLABELLED` where there is none), and row (in
-            the clip index, `UNLABELLED` where it is no clip).
+            Columns recording_id, participant_id, frame, pts_s, target (`UNLABELLED` where there is none), row (in the
+            clip index, `UNLABELLED` where it is no clip), and segment (the name of the one that it is in, else empty).
         """
         wanted = self.clips.table[self.clips.table["participant_id"].isin(participants)]
         parts = []
@@ -53,7 +55,8 @@ class Material:
             targets = pd.Series(rows["target"].to_numpy(), index=rows["frame"].to_numpy())
             part["target"] = part["frame"].map(targets).fillna(UNLABELLED).astype(np.int64)
             parts.append(part)
-        return pd.concat(parts, ignore_index=True)
+        frames = pd.concat(parts, ignore_index=True)
+        return frames.assign(segment=segments_of(frames, self.dataset.segments)["segment"])
 
 
 def probe_features(
@@ -71,8 +74,54 @@ def probe_features(
 def subtract_baseline(
     features: NDArray[np.floating], frames: pd.DataFrame, *, baseline: PersonalBaseline
 ) -> NDArray[np.float64]:
-    """Subtract the personal baseline recording by recording from features (N, D) of the frames (N rows)."""
+    """Subtract the personal baseline recording by recording from features (N, D) of the frames (N rows).
+
+    Args:
+        features: (N, D).
+        frames: As `Material.frames_of` gives them: recording_id and pts_s, and segment for the baseline `segment`.
+        baseline: What to subtract.
+
+    Raises:
+        UserError: A baseline over a segment, and a recording without a frame in it.
+    """
     result = np.array(features, dtype=np.float64)
-    for rows in frames.groupby("recording_id", sort=False).indices.values():
-        result[rows] = baseline.subtract(result[rows], pts_s=frames["pts_s"].to_numpy()[rows])
+    in_segment = (frames["segment"] == baseline.segment).to_numpy() if baseline.kind == "segment" else None
+    for recording_id, rows in frames.groupby("recording_id", sort=False).indices.items():
+        reference = None if in_segment is None else in_segment[rows]
+        try:
+            result[rows] = baseline.subtract(result[rows], pts_s=frames["pts_s"].to_numpy()[rows], reference=reference)
+        except UserError as error:
+            raise UserError(f"{recording_id}: {error}") from error
     return result
+
+
+def check_rest_segment(material: Material, *, baseline: PersonalBaseline) -> None:
+    """Refuse a baseline over a named segment where recordings have none, or too little of it with a face.
+
+    Args:
+        material: The dataset and the clips of the target: recordings without a clip don't matter.
+        baseline: The personal baseline; any other kind than `segment` passes.
+
+    Raises:
+        UserError: No segment of the study has that name.
+        RefusedError: A recording has less than `MIN_BASELINE_S` with a face in it; how many have, and which.
+    """
+    if baseline.kind != "segment":
+        return
+    names = sorted(material.dataset.segments["segment"].unique())
+    if baseline.segment not in names:
+        hint = "Segments are named in the study's segments.csv; `mien inspect` lists them."
+        raise unknown_name("segment", got=baseline.segment, allowed=names, hint=hint)
+    frames = material.frames_of(material.clips.table["participant_id"].unique().tolist())
+    inside = frames["segment"] == baseline.segment
+    seconds = inside.groupby(frames["recording_id"]).sum() / material.dataset.fps
+    short = seconds[seconds < baseline.needed_s]
+    if len(short):
+        named = ", ".join(f"{name}: {value:.1f} s" for name, value in short.head(5).items())
+        raise RefusedError(
+            [
+                f"The personal baseline {baseline} needs {baseline.needed_s:g} s with a face in that segment; "
+                f"{len(short)} of {len(seconds)} recordings have less ({named}{', ...' if len(short) > 5 else ''}). "
+                "Mark the segment in segments.csv, leave these recordings out, or use another baseline."
+            ]
+        )

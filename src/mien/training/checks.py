@@ -13,6 +13,7 @@ from mien.models.choice import ModelChoice
 from mien.models.hub_encoder import HubEncoder
 from mien.models.registry import PRETRAINED, build_model
 from mien.runtime.encoders import Encoder, find_encoder
+from mien.runtime.material import Material, check_rest_segment
 from mien.training.settings import FitSettings
 
 
@@ -44,14 +45,24 @@ def check_model(choice: ModelChoice, *, dataset: Dataset, settings: FitSettings)
         )
 
 
-def check_baseline(choice: ModelChoice, *, clips: ClipIndex) -> None:
+def check_baseline(choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex) -> None:
     """Refuse a personal baseline where it would erase the label, or has too little to stand on.
 
     Raises:
-        RefusedError: A recording is too short, or the label is constant within (nearly) every recording.
+        UserError: A named segment that the study doesn't have.
+        RefusedError: A recording is too short, the label is constant within (nearly) every recording, or one label
+            describes a recording or participant.
     """
     if choice.baseline.kind == "none":
         return
+    check_rest_segment(Material(dataset, clips), baseline=choice.baseline)
+    if clips.scheme.unit in ("recording", "participant"):
+        raise RefusedError(
+            [
+                f"{choice.text}: one label of {clips.scheme.target!r} describes a {clips.scheme.unit}, and a personal "
+                "baseline erases exactly what is constant in a recording. Use it without."
+            ]
+        )
     seconds = (clips.table["end_s"] - clips.table["start_s"]).groupby(clips.table["recording_id"]).sum()
     needed_s = choice.baseline.needed_s
     short = seconds[seconds < needed_s]

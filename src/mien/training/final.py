@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mien.core.errors import UserError, WeightsError
+from mien.audit.check import check_overrides
+from mien.audit.run import AUDIT_FOLDS, Audit, audit_content, audit_people, card_facts
+from mien.core.errors import RefusedError, UserError, WeightsError
 from mien.core.progress import say
 from mien.core.storage import check_output_folder, digest_of, read_json
 from mien.core.types import Split
 from mien.core.weights import WEIGHTS_VARIABLE, find_onnx
 from mien.data.clips import ClipIndex, build_clips
 from mien.data.dataset import Dataset
-from mien.data.splits import holdout_split
+from mien.data.splits import MIN_GROUPS, holdout_split, make_folds
 from mien.models.choice import ModelChoice, parse_model
 from mien.runtime.bundle import MANIFEST, Bundle
 from mien.training.bundle_writer import write_bundle
-from mien.training.checks import check_baseline, check_model, weights_digest
+from mien.training.checks import check_baseline, check_model, open_encoder, weights_digest
 from mien.training.estimate import Estimate, estimate_fits
 from mien.training.model_fit import fit_model
 from mien.training.settings import FitSettings
@@ -35,6 +38,8 @@ class TrainingPlan:
         settings: How it is fitted.
         seed: Seed of the fit.
         out: Folder of the bundle.
+        audit: What was checked of people and labels.
+        quoted: What the model card quotes of a comparison that scored the same model; None without one.
     """
 
     dataset: Dataset
@@ -44,6 +49,8 @@ class TrainingPlan:
     settings: FitSettings
     seed: int
     out: Path
+    audit: Audit
+    quoted: dict[str, Any] | None
 
     @property
     def fit_id(self) -> str:
@@ -56,6 +63,7 @@ class TrainingPlan:
                 "weights": weights_digest(self.choice, settings=self.settings),
                 "seed": self.seed,
                 "settings": self.settings.to_json(),
+                "merged_participants": [list(ids) for ids in self.audit.merged],
             }
         )
 
@@ -75,6 +83,8 @@ def plan_training(
     seed: int = 0,
     baseline: str = "none",
     settings: FitSettings | None = None,
+    overrides: Sequence[str] = (),
+    run: Path | None = None,
 ) -> TrainingPlan:
     """Check everything that can be checked before the training starts.
 
@@ -86,15 +96,19 @@ def plan_training(
         seed: Seed.
         baseline: Personal baseline where the model names none.
         settings: How it is fitted.
+        overrides: Checks of the audit whose failure shall not stop the training.
+        run: Run of `mien compare` whose score of the same model the model card quotes.
 
     Raises:
-        UserError: Anything that came wrong: dataset, target, model, weights.
-        RefusedError: A personal baseline where the label is constant per recording.
+        UserError: Anything that came wrong: dataset, target, model, weights, run.
+        RefusedError: The audit refuses, or a personal baseline where the label is constant per recording.
     """
     settings = settings or FitSettings()
     choice = parse_model(model, default_baseline=baseline)
+    choice.baseline.check_new_recording()
     dataset = Dataset.open(dataset_path)
     clips = build_clips(dataset, target=target)
+    quoted = None if run is None else quote_run(run, model=choice, dataset=dataset, target=target)
     check_output_folder(out, marker=MANIFEST, what="bundle")
     check_model(choice, dataset=dataset, settings=settings)
     if dataset.detector == "yunet" and find_onnx("yunet") is None:
@@ -102,9 +116,14 @@ def plan_training(
             f"{dataset_path} was prepared with the face detector YuNet, which belongs into the bundle, but its ONNX "
             f"isn't on this machine. Name the weights directory that holds it with --weights-dir or {WEIGHTS_VARIABLE}."
         )
-    check_baseline(choice, clips=clips)
+    audit = audit_people(dataset, clips=clips, overrides=check_overrides(overrides), seed=seed)
+    assert audit.clips is not None, "an audit with a target has its clips"
+    clips = audit.clips
+    if audit.refusals:
+        raise RefusedError(audit.refusal_reasons())
+    check_baseline(choice, dataset=dataset, clips=clips)
     split = holdout_split(clips, seed=seed)
-    plan = TrainingPlan(dataset, clips, choice, split, settings, seed, out)
+    plan = TrainingPlan(dataset, clips, choice, split, settings, seed, out, audit, quoted)
     if (out / MANIFEST).is_file():
         spec = read_json(out / MANIFEST).get("spec", {})
         if spec.get("provenance", {}).get("fit_id") != plan.fit_id:
@@ -117,16 +136,22 @@ def plan_training(
 
 
 def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
-    """Train and write the bundle; where the same bundle is there already, nothing is done again.
+    """Audit, train and write the bundle; where the same bundle is there already, nothing is done again.
 
     Returns:
         What `parity.json` holds.
+
+    Raises:
+        RefusedError: The audit refuses.
     """
     if (plan.out / MANIFEST).is_file():
         Bundle.open(plan.out)
         say(f"{plan.out} holds this bundle already.")
         parity: dict[str, Any] = read_json(plan.out / "parity.json")
         return parity
+    audit = _audit_content(plan)
+    if audit.refusals:
+        raise RefusedError(audit.refusal_reasons())
     fitted = fit_model(
         plan.choice,
         dataset=plan.dataset,
@@ -150,5 +175,62 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
         "seed": plan.seed,
         "settings": plan.settings.to_json(),
         "history": facts["history"],
+        "audit": card_facts(audit),
+        "comparison": plan.quoted,
     }
     return write_bundle(fitted, out=plan.out, label=label, provenance=provenance)
+
+
+def quote_run(run: Path, *, model: ModelChoice, dataset: Dataset, target: str) -> dict[str, Any]:
+    """Return what a model card quotes of a comparison: verdict, claim, and the score of the same model.
+
+    Args:
+        run: Folder of the run.
+        model: The model of the bundle.
+        dataset: What the bundle is trained on.
+        target: Its target.
+
+    Raises:
+        UserError: No finished comparison there, or one of another dataset, target or without this model.
+    """
+    path = run / "comparison.json"
+    if not path.is_file():
+        raise UserError(f"{run} holds no finished comparison (no comparison.json). Run `mien compare` first.")
+    result = read_json(path)
+    if result["dataset"]["hash"] != dataset.content_hash or result["target"] != target:
+        raise UserError(
+            f"{run} compared models on {result['target']!r} of {result['dataset']['path']}, not on {target!r} of "
+            f"{dataset.path}. Give the run of the same dataset and target."
+        )
+    found = next((row for row in result["models"] if row["name"] == model.text), None)
+    if found is None:
+        names = ", ".join(row["name"] for row in result["models"]) or "no model"
+        raise UserError(f"{run} scored {names}, not {model.text}. Give the run that compared it.")
+    claimed = (result.get("recommended") or {}).get("name") == model.text
+    return {
+        "run": str(run),
+        "verdict": result["verdict"],
+        "permitted_claim": result["permitted_claim"] if claimed else None,
+        "verdict_reasons": result["verdict_reasons"],
+        "not_permitted": result["not_permitted"],
+        "balanced_accuracy": found["balanced_accuracy"],
+        "chance": found["chance"],
+        "participants": result["participants"],
+        "folds": result["folds"],
+    }
+
+
+def _audit_content(plan: TrainingPlan) -> Audit:
+    """Check what needs folds, although a bundle has none: as `mien audit` does."""
+    groups = plan.clips.table["group"].nunique()
+    if groups < MIN_GROUPS:
+        return plan.audit
+    choice = plan.choice
+    return audit_content(
+        plan.audit,
+        dataset=plan.dataset,
+        splits=make_folds(plan.clips, folds=min(AUDIT_FOLDS, groups), seed=plan.seed),
+        baselines=[choice.baseline],
+        encoders={choice.backbone: open_encoder(choice)} if choice.is_probe and choice.backbone else {},
+        seed=plan.seed,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mien.core.labels import annotated_by
+from mien.core.numbers import with_interval
 from mien.runtime.bundle import ModelSpec
 
 CARD = """# {label}
@@ -26,8 +27,13 @@ CARD = """# {label}
 | seed | {seed} |
 | ONNX against PyTorch | largest difference {parity:.2g} in a logit, {clips} clips |
 
-**How good is it?** A bundle is trained on all participants, so nobody is left to score it on. Its score is the one that
-`mien compare` gave the same model on participants that it had not seen; quote that, with its interval.
+## How good is it?
+
+A bundle is trained on all participants, so nobody is left to score it on. {score}
+
+## What was checked
+
+{audit}
 
 **Not for** inferring what a person feels, nor for decisions about a person in hiring, employment or education.
 {synthetic}"""
@@ -42,6 +48,7 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         parity: What `parity.json` holds.
     """
     made_of, model = spec.provenance, facts["model_facts"]
+    checked, quoted = made_of.get("audit") or {}, made_of.get("comparison")
     synthetic = "\nThe study is synthetic: its labels are true by construction, so nothing here holds for people.\n"
     return CARD.format(
         label=spec.label,
@@ -66,5 +73,37 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         seed=made_of.get("seed"),
         parity=parity["max_abs_diff_logit"],
         clips=parity["clips"],
+        score=_score(quoted),
+        audit=_audit(checked),
         synthetic=synthetic if spec.labels.label_source == "synthetic" else "",
     )
+
+
+def _score(quoted: dict[str, Any] | None) -> str:
+    if quoted is None:
+        return (
+            "Its score is the one that `mien compare` gives the same model on participants that it has not seen; "
+            "`mien train --run RUN` quotes it here."
+        )
+    people = f"{quoted['participants']} participants, {quoted['folds']} folds"
+    lines = [
+        f"`mien compare` scored the same model on people that it had not seen ({people}): balanced accuracy "
+        f"{with_interval(quoted['balanced_accuracy'])}.",
+        "",
+        f"* Verdict: **{quoted['verdict']}**.",
+        f"* Permits: {quoted['permitted_claim'] or 'no claim about this model.'}",
+        *(f"* {reason}" for reason in quoted["verdict_reasons"]),
+        f"* Does not permit: {'; '.join(quoted['not_permitted'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def _audit(checked: dict[str, Any]) -> str:
+    if not checked:
+        return "Nothing."
+    lines = [f"Audit: **{checked['verdict']}**: no tool certifies what a label means."]
+    if checked["overrides"]:
+        lines.append(f"Overridden by the user: {', '.join(checked['overrides'])}.")
+    lines += ["", "| check | | found |", "|---|---|---|"]
+    lines += [f"| {item['title']} | {item['severity']} | {item['detail']} |" for item in checked["checks"]]
+    return "\n".join(lines)

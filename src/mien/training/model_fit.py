@@ -23,6 +23,7 @@ from safetensors.torch import save_file as save_tensors
 from mien.core.labels import LabelScheme
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
+from mien.evaluation.prevalence import resampled_sweep
 from mien.evaluation.probe import Probe, fit_probe
 from mien.models.choice import ModelChoice
 from mien.models.classifier import BuiltModel
@@ -30,6 +31,7 @@ from mien.models.complexity import complexity
 from mien.models.hub_encoder import HubEncoder
 from mien.models.onnx_writer import count_parameters
 from mien.models.registry import MODELS, build_model
+from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.encoders import Encoder, OnnxEncoder
 from mien.runtime.material import UNLABELLED, Material, probe_features, subtract_baseline
 from mien.training.checks import open_encoder
@@ -44,6 +46,14 @@ class FittedModel(Protocol):
 
     def predict(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
         """Return the clips of participants (rows of the index) and their logits (N, num_outputs)."""
+        ...
+
+    def predict_inner(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+        """Return the same for the participants of the inner split, by a model whose weights never saw them."""
+        ...
+
+    def sweep(self, participants: Sequence[str], *, seed: int) -> pd.DataFrame:
+        """Score participants at other shares of positives, the personal baseline pulled along (`resampled_sweep`)."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -63,14 +73,30 @@ class FittedProbe:
     choice: ModelChoice
     encoder: Encoder
     probe: Probe
+    inner_probe: Probe
     seconds: float
 
     def predict(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
         """Return the clips of participants and their logits."""
+        return self._predict(self.probe, participants)
+
+    def predict_inner(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+        """Return the same by the probe that was fitted without the participants of the inner split."""
+        return self._predict(self.inner_probe, participants)
+
+    def sweep(self, participants: Sequence[str], *, seed: int) -> pd.DataFrame:
+        """Score participants at other shares of positives (`resampled_sweep`)."""
+        frames, features = probe_features(
+            self.material, participants, encoder=self.encoder, baseline=PersonalBaseline()
+        )
+        baseline = self.choice.baseline
+        return resampled_sweep(features, frames, logits=self.probe.logits, baseline=baseline, seed=seed)
+
+    def _predict(self, probe: Probe, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
         frames, features = probe_features(
             self.material, participants, encoder=self.encoder, baseline=self.choice.baseline
         )
-        return _clip_rows(self.material, frames, self.probe.logits(features))
+        return _clip_rows(self.material, frames, probe.logits(features))
 
     def facts(self) -> dict[str, Any]:
         """Return what `fit.json` holds."""
@@ -114,13 +140,30 @@ class FittedNetwork:
 
     def predict(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
         """Return the clips of participants and their logits."""
+        frames, features = self._features(participants)
+        personal = subtract_baseline(features, frames, baseline=self.choice.baseline)
+        return _clip_rows(self.material, frames, self._head(personal))
+
+    def sweep(self, participants: Sequence[str], *, seed: int) -> pd.DataFrame:
+        """Score participants at other shares of positives (`resampled_sweep`)."""
+        frames, features = self._features(participants)
+        return resampled_sweep(features, frames, logits=self._head, baseline=self.choice.baseline, seed=seed)
+
+    def _features(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float32]]:
         frames = self.material.frames_of(participants)
         frame_set = make_frame_set(self.material, frames, size_px=self.built.image_size, crop=self.crop)
-        features = predict_features(self.built.classifier, frame_set, batch_size=self.result.batch_size)
-        personal = subtract_baseline(features, frames, baseline=self.choice.baseline)
+        return frames, predict_features(self.built.classifier, frame_set, batch_size=self.result.batch_size)
+
+    def _head(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         with torch.no_grad():
-            logits = self.built.classifier.head(torch.from_numpy(personal.astype(np.float32))).numpy()
-        return _clip_rows(self.material, frames, logits.astype(np.float64))
+            logits: NDArray[np.float32] = self.built.classifier.head(
+                torch.from_numpy(features.astype(np.float32))
+            ).numpy()
+        return logits.astype(np.float64)
+
+    def predict_inner(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+        """Return the same: a network's weights never see the inner split, which only says when to stop."""
+        return self.predict(participants)
 
     def facts(self) -> dict[str, Any]:
         """Return what `fit.json` holds."""
@@ -165,7 +208,7 @@ def fit_model(
     """
     material = Material(dataset, clips)
     if choice.is_probe:
-        return _fit_probe(choice, material, participants=[*train, *validation], settings=settings)
+        return _fit_probe(choice, material, train=train, validation=validation, settings=settings)
     return _fit_network(
         choice, material, train=train, validation=validation, settings=settings, seed=seed, on_epoch=on_epoch
     )
@@ -179,20 +222,31 @@ def frozen_parameters(encoder: Encoder) -> int:
 
 
 def _fit_probe(
-    choice: ModelChoice, material: Material, *, participants: Sequence[str], settings: FitSettings
+    choice: ModelChoice,
+    material: Material,
+    *,
+    train: Sequence[str],
+    validation: Sequence[str],
+    settings: FitSettings,
 ) -> FittedProbe:
+    """Fit two probes: one on all participants, and one without the inner split, on which models are chosen."""
     started = time.perf_counter()
     encoder = open_encoder(choice)
-    frames, features = probe_features(material, participants, encoder=encoder, baseline=choice.baseline)
+    frames, features = probe_features(material, [*train, *validation], encoder=encoder, baseline=choice.baseline)
     labelled = frames["target"].to_numpy() != UNLABELLED
-    probe = fit_probe(
-        features[labelled],
-        targets=frames["target"].to_numpy(np.int64)[labelled],
-        participants=frames["participant_id"].to_numpy(dtype=object)[labelled],
-        scheme=material.clips.scheme,
-        config=settings.probe,
-    )
-    return FittedProbe(material, choice, encoder, probe, seconds=time.perf_counter() - started)
+    inner = labelled & frames["participant_id"].isin(train).to_numpy()
+
+    def fit(rows: NDArray[np.bool_]) -> Probe:
+        return fit_probe(
+            features[rows],
+            targets=frames["target"].to_numpy(np.int64)[rows],
+            participants=frames["participant_id"].to_numpy(dtype=object)[rows],
+            scheme=material.clips.scheme,
+            config=settings.probe,
+        )
+
+    probe, inner_probe = fit(labelled), fit(inner)
+    return FittedProbe(material, choice, encoder, probe, inner_probe, seconds=time.perf_counter() - started)
 
 
 def _fit_network(

@@ -1,0 +1,211 @@
+"""Small grey faces in a fixed place, by landmarks: what copies of people are looked for in.
+
+A copy that was shifted, turned, rescaled or cut differently shows the same aligned face. A recording that shows no face
+gives its whole pictures instead, which say nothing of people and so never merge any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mien.data.dataset import Dataset
+from mien.data.process import BOX_COLUMNS, LANDMARK_COLUMNS
+from mien.media.faces import median_panel
+from mien.runtime.cache import PIXEL_BLOCK, _cache_path, _load, _write_npy
+
+SIDE_PX = 64
+"""Side of an aligned face, from the rule (EVALUATION.md section 2)."""
+
+_TEMPLATE_112 = ((37.73, 51.6), (73.27, 51.6), (55.5, 71.74), (40.91, 92.28), (70.09, 92.28))
+"""Where ArcFace puts eyes, nose and corners of the mouth in 112 px (Deng et al. 2019), made symmetric here: the aligned
+face of a mirrored copy is then the mirrored aligned face."""
+
+TEMPLATE = (np.array(_TEMPLATE_112) + 0.5) * (SIDE_PX / 112) - 0.5
+"""The five landmarks in an aligned face (5, 2), px."""
+
+MIN_SCALE, MAX_SCALE = 0.02, 8.0
+"""Aligned px per px of the crop. Beyond lies a face of under 5 px or five landmarks in one place."""
+
+PANEL_REACH = 0.5
+"""How far a face in a screen recording may be from the median one, in sides of its box. Respondents sway within their
+panel by about .2; an actor in the stimulus is elsewhere."""
+
+MIN_PANEL_SHARE = 0.5
+"""Share of a screen recording's frames that must show a face there. Below, it isn't a panel of the respondent but
+something that a stimulus showed: the rule is that an actor on a screen never merges people."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What a recording gives to compare.
+
+    Attributes:
+        recording_id: The recording.
+        kind: `face`: aligned faces; `picture`: whole pictures, because no frame shows a face of the participant.
+        frames: Rows of the recording's sampled frames that can be compared (M,).
+        pts_s: Their times (M,), s.
+        pixels: All its sampled frames (N, 64, 64) uint8 grey, memory-mapped; rows that aren't in `frames` are zero.
+    """
+
+    recording_id: str
+    kind: Literal["face", "picture"]
+    frames: NDArray[np.int64]
+    pts_s: NDArray[np.float64]
+    pixels: NDArray[np.uint8]
+
+
+def aligned_recording(dataset: Dataset, recording_id: str) -> Aligned | None:
+    """Return the aligned faces of a recording, or its whole pictures; None where it has no picture.
+
+    They are made once and kept in the dataset's cache.
+    """
+    table = dataset.frames(recording_id)
+    if not len(table):
+        return None
+    landmarks, usable = _landmarks_in_crops(dataset, recording_id, table=table)
+    kind: Literal["face", "picture"] = "face" if usable.any() else "picture"
+    path = _cache_path(dataset, recording_id, kind=f"aligned-{SIDE_PX}")
+    if not path.is_file():
+        pictures = dataset.crops(recording_id) if kind == "face" else dataset.context(recording_id)
+
+        def write(temporary: Path) -> None:
+            shape = (len(table), SIDE_PX, SIDE_PX)
+            target = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            for start in range(0, len(table), PIXEL_BLOCK):
+                rows = slice(start, start + PIXEL_BLOCK)
+                block = np.asarray(pictures[rows])
+                target[rows] = align_faces(block, landmarks[rows]) if kind == "face" else _shrink(block)
+            target.flush()
+
+        _write_npy(path, write)
+    frames = np.flatnonzero(usable) if kind == "face" else np.arange(len(table))
+    pts_s = table["pts_s"].to_numpy(dtype=np.float64)[frames]
+    return Aligned(recording_id=recording_id, kind=kind, frames=frames, pts_s=pts_s, pixels=_load(path))
+
+
+def align_faces(crops: NDArray[np.uint8], landmarks_xy: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Turn, scale and shift faces so that their landmarks lie as near to `TEMPLATE` as a similarity can bring them.
+
+    Args:
+        crops: (N, S, S, 3) RGB.
+        landmarks_xy: (N, 5, 2) px of the crops; NaN where there is no face.
+
+    Returns:
+        (N, 64, 64) uint8 grey; zeros where there is no face. Beyond the crop its border is repeated.
+    """
+    aligned = np.zeros((len(crops), SIDE_PX, SIDE_PX), np.uint8)
+    matrices = similarity_to_template(landmarks_xy)
+    for row in np.flatnonzero(np.isfinite(matrices).all(axis=(1, 2))):
+        matrix = matrices[row]
+        grey: NDArray[np.uint8] = np.asarray(cv2.cvtColor(crops[row], cv2.COLOR_RGB2GRAY), np.uint8)
+        scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+        if scale < 1:
+            # Sampling alone would let detail finer than the new px fold into noise that differs between copies.
+            grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), 0.5 * np.sqrt(1 / scale**2 - 1) + 1e-3), np.uint8)
+        size = (SIDE_PX, SIDE_PX)
+        aligned[row] = cv2.warpAffine(grey, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return aligned
+
+
+def similarity_to_template(landmarks_xy: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the similarities that bring landmarks to `TEMPLATE`, least squares (Umeyama 1991, without reflection).
+
+    In complex numbers the fit is w = a z + b with a = sum(conj(z) w) / sum(|z|^2) of centred z and w.
+
+    Args:
+        landmarks_xy: (N, 5, 2) px; NaN where there is no face.
+
+    Returns:
+        (N, 2, 3); NaN where there is no face or its landmarks can't be a face's.
+
+    >>> np.round(similarity_to_template(TEMPLATE[None] * 2)[0, 0], 6).tolist()
+    [0.5, 0.0, 0.0]
+    """
+    points = np.asarray(landmarks_xy, dtype=np.float64)
+    z, w = points[..., 0] + 1j * points[..., 1], TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
+    z_mean, w_mean = z.mean(axis=1, keepdims=True), w.mean()
+    spread = (np.abs(z - z_mean) ** 2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a = (np.conj(z - z_mean) * (w - w_mean)).sum(axis=1) / spread
+        b = w_mean - a * z_mean[:, 0]
+        possible = (np.abs(a) >= MIN_SCALE) & (np.abs(a) <= MAX_SCALE)
+    matrices = np.stack([np.stack([a.real, -a.imag, b.real], axis=1), np.stack([a.imag, a.real, b.imag], axis=1)], 1)
+    matrices[~possible] = np.nan
+    return matrices
+
+
+def landmarks_in_square(
+    landmarks_xy: NDArray[np.floating], boxes_xyxy: NDArray[np.floating], *, margin: float, size_px: int
+) -> NDArray[np.float64]:
+    """Map landmarks from px of the frame into crops that `mien.media.faces.crop_square` cut, by its own rounding.
+
+    Args:
+        landmarks_xy: (N, 5, 2) px of the frame.
+        boxes_xyxy: (N, 4) px: what each crop was cut around.
+        margin: Side of the crops over the boxes' longer sides.
+        size_px: Side of the crops.
+
+    Returns:
+        (N, 5, 2) px of the crop; NaN where the box or the landmarks are.
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64)
+    extent = boxes[:, 2:] - boxes[:, :2]
+    side = np.maximum(1.0, np.round(margin * extent.max(axis=1)))[:, None]
+    first = np.round((boxes[:, :2] + boxes[:, 2:]) / 2 - side / 2)
+    # The middle of pixel i is at i + 1/2 of either scale.
+    factor = (size_px / side)[:, None]
+    return np.asarray((np.asarray(landmarks_xy, np.float64) - first[:, None] + 0.5) * factor - 0.5)
+
+
+def _landmarks_in_crops(
+    dataset: Dataset, recording_id: str, *, table: pd.DataFrame
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return landmarks in px of the crops (N, 5, 2), NaN where no face counts, and which frames have one (N,)."""
+    boxes = table[list(BOX_COLUMNS)].to_numpy(dtype=np.float32)
+    landmarks = table[list(LANDMARK_COLUMNS)].to_numpy(dtype=np.float64).reshape(-1, 5, 2)
+    facts = dataset.recordings.set_index("recording_id").loc[recording_id]
+    size = dataset.size_px
+    if dataset.crop == "none":
+        stretch = size / np.array([facts["width"], facts["height"]], dtype=np.float64)
+        inside = (landmarks + 0.5) * stretch - 0.5
+    else:
+        cut = boxes
+        if dataset.crop == "panel" and np.isfinite(boxes).any():
+            cut = np.broadcast_to(median_panel(boxes), boxes.shape)
+        assert dataset.margin is not None or dataset.crop == "panel", "a face crop has a margin"
+        inside = landmarks_in_square(landmarks, cut, margin=float(dataset.info["config"]["margin"]), size_px=size)
+    with np.errstate(invalid="ignore"):
+        # A face outside a panel's crop is another one's.
+        usable = ((inside > -1) & (inside < size)).all(axis=(1, 2))
+    usable &= np.isfinite(similarity_to_template(inside)).all(axis=(1, 2))
+    if facts["camera"] == "screen":
+        usable &= _in_panel(boxes)
+    inside[~usable] = np.nan
+    return inside, np.asarray(usable)
+
+
+def _in_panel(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which faces of a screen recording (N,) lie where most do; none where there is no such place."""
+    found = np.asarray(np.isfinite(boxes_xyxy).all(axis=1), dtype=bool).reshape(-1)
+    nowhere = np.zeros(len(boxes_xyxy), dtype=np.bool_)
+    if not found.any():
+        return nowhere
+    panel = median_panel(boxes_xyxy)
+    side = max(panel[2] - panel[0], panel[3] - panel[1])
+    away = np.abs((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:] - panel[:2] - panel[2:]) / 2).max(axis=1)
+    # A comparison with NaN is false: a frame without a face is nowhere.
+    near = found & np.asarray(away <= PANEL_REACH * side)
+    return near if near.mean() >= MIN_PANEL_SHARE else nowhere
+
+
+def _shrink(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn whole pictures (N, h, w, 3) into (N, 64, 64) grey; their aspect ratio isn't kept."""
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
+    return np.stack([cv2.resize(g, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA) for g in grey]).astype(np.uint8)
