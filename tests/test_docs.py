@@ -24,14 +24,8 @@ def shell_lines(page: Path, *, program: str) -> list[str]:
 def test_readme_commands_run(drawn_study, tmp_path, monkeypatch):
     """Word for word, in a folder where `demo/` is what `make demo` leaves (here: a smaller drawn study)."""
     commands = shell_lines(ROOT / "README.md", program="mien ")
-    assert [shlex.split(command)[1] for command in commands] == [
-        "prepare",
-        "inspect",
-        "audit",
-        "compare",
-        "train",
-        "predict",
-    ]
+    verbs = ["prepare", "inspect", "audit", "compare", "train", "predict"]
+    assert [shlex.split(command)[1] for command in commands] == verbs
     (tmp_path / "demo/newcomer").mkdir(parents=True)
     (tmp_path / "demo/study").symlink_to(drawn_study)
     (tmp_path / "configs").symlink_to(ROOT / "configs")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mien.data.dataset import Dataset
 from mien.data.process import BOX_COLUMNS, LANDMARK_COLUMNS
 from mien.media.faces import median_panel
-from mien.runtime.cache import PIXEL_BLOCK, _cache_path, _load, _write_npy
+from mien.runtime.cache import PIXEL_BLOCK, cache_path, load_array, write_array
 
 SIDE_PX = 64
 """Side of an aligned face, from the rule (EVALUATION.md section 2)."""
@@ -71,7 +71,7 @@ def aligned_recording(dataset: Dataset, recording_id: str) -> Aligned | None:
         return None
     landmarks, usable = _landmarks_in_crops(dataset, recording_id, table=table)
     kind: Literal["face", "picture"] = "face" if usable.any() else "picture"
-    path = _cache_path(dataset, recording_id, kind=f"aligned-{SIDE_PX}")
+    path = cache_path(dataset, recording_id, kind=f"aligned-{SIDE_PX}")
     if not path.is_file():
         pictures = dataset.crops(recording_id) if kind == "face" else dataset.context(recording_id)
 
@@ -84,10 +84,10 @@ def aligned_recording(dataset: Dataset, recording_id: str) -> Aligned | None:
                 target[rows] = align_faces(block, landmarks[rows]) if kind == "face" else _shrink(block)
             target.flush()
 
-        _write_npy(path, write)
+        write_array(path, write)
     frames = np.flatnonzero(usable) if kind == "face" else np.arange(len(table))
     pts_s = table["pts_s"].to_numpy(dtype=np.float64)[frames]
-    return Aligned(recording_id=recording_id, kind=kind, frames=frames, pts_s=pts_s, pixels=_load(path))
+    return Aligned(recording_id=recording_id, kind=kind, frames=frames, pts_s=pts_s, pixels=load_array(path))
 
 
 def align_faces(crops: NDArray[np.uint8], landmarks_xy: NDArray[np.floating]) -> NDArray[np.uint8]:

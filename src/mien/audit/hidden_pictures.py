@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mien.core.storage import digest_of
 from mien.data.dataset import Dataset
 from mien.media.faces import median_panel
-from mien.runtime.cache import PIXEL_BLOCK, _cache_path, _load, _write_npy
+from mien.runtime.cache import PIXEL_BLOCK, cache_path, load_array, write_array
 from mien.runtime.encoders import DEFAULT_CROP, Encoder
 
 COVER_FACTOR = 1.3
@@ -62,7 +62,7 @@ def hidden_features(
         crop: Widest square that a model looks at, as a multiple of the face box (for stored face crops).
     """
     how = digest_of([view, crop if dataset.margin else None, COVER_FACTOR, FILL, NEAR], length=8)
-    path = _cache_path(dataset, recording_id, kind=f"hidden-{how}-{encoder.spec.name}-{encoder.digest}")
+    path = cache_path(dataset, recording_id, kind=f"hidden-{how}-{encoder.spec.name}-{encoder.digest}")
     if not path.is_file():
         num_frames, size_px = len(dataset.context(recording_id)), encoder.spec.size_px
 
@@ -78,8 +78,8 @@ def hidden_features(
             with temporary.open("wb") as stream:
                 np.save(stream, features)
 
-        _write_npy(path, write)
-    return np.asarray(_load(path), np.float32)
+        write_array(path, write)
+    return np.asarray(load_array(path), np.float32)
 
 
 def hidden_pictures(

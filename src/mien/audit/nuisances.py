@@ -30,7 +30,7 @@ from mien.evaluation.grouped import (
     single_class_folds,
 )
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.cache import PIXEL_BLOCK, _cache_path, _load, _write_npy
+from mien.runtime.cache import PIXEL_BLOCK, cache_path, load_array, write_array
 from mien.runtime.material import Material
 
 NUISANCES = "nuisances"
@@ -179,7 +179,7 @@ def time_features(pts_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def picture_nuisances(dataset: Dataset, recording_id: str) -> NDArray[np.float32]:
     """Return `PICTURE_FEATURES` (N, 7) of the sampled frames of a recording, kept in the dataset's cache."""
-    path = _cache_path(dataset, recording_id, kind="nuisances")
+    path = cache_path(dataset, recording_id, kind="nuisances")
     if not path.is_file():
         crops, context = dataset.crops(recording_id), dataset.context(recording_id)
 
@@ -193,8 +193,8 @@ def picture_nuisances(dataset: Dataset, recording_id: str) -> NDArray[np.float32
             with temporary.open("wb") as stream:
                 np.save(stream, values)
 
-        _write_npy(path, write)
-    return np.asarray(_load(path), np.float32)
+        write_array(path, write)
+    return np.asarray(load_array(path), np.float32)
 
 
 def _sharpness(picture: NDArray[np.uint8]) -> float:

@@ -26,7 +26,8 @@ RUN_PX = 5
 
 MIN_FRACTION = 0.0005
 """Share of the px in such runs, median over a recording's frames. It is 0 for each of 72 real people; with dots, a
-mesh, a box or text drawn on the same faces (and JPEG 85) it is .0002 to .04: 100, 94, 99 and 100 % of them reach this."""
+mesh, a box or text drawn on the same faces (and JPEG 85) it is .0002 to .04: 100, 94, 99 and 100 % of them reach
+this."""
 
 NUM_FRAMES = 8
 """Frames per recording that are looked at."""

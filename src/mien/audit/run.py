@@ -41,16 +41,13 @@ from mien.data.dataset import Dataset
 from mien.data.splits import MIN_GROUPS, make_folds
 from mien.evaluation.intervals import Interval
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.encoders import Encoder
+from mien.runtime.encoders import DEFAULT_CROP, Encoder
 from mien.runtime.material import Material
 
 AUDIT_FILE = "audit.json"
 
 AUDIT_FOLDS = 5
 """Folds of the reference models where no comparison says how many."""
-
-DEFAULT_CROP = 1.15
-"""Side of the square that an encoder looks at by default, as a multiple of the face box."""
 
 NO_TARGET = "mien audit DATASET --target NAME checks it."
 

@@ -6,7 +6,7 @@ The audit runs first. Where it refuses, `comparison.json` and the report hold it
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import pandas as pd
 from mien.audit.run import Audit, audit_content, write_audit
 from mien.core.errors import RefusedError, UserError
 from mien.core.storage import (
-    read_json,
     remove_leftovers,
     write_csv,
     write_json,
@@ -167,7 +166,7 @@ def _score(
     scores = _score_table(comparison, audit=audit, predictions=predictions, chosen=chosen)
     write_csv(comparison.out / "scores.csv", scores)
     fits = {choice.text: fit_facts(comparison, choice) for choice in fitted}
-    labels = {choice.text: _label(choice, fits[choice.text]) for choice in fitted}
+    labels = _labels(fitted, fits=fits)
     baselines = {name: name for name in dict.fromkeys(scores["model"]) if name not in names and name != SELECTED}
     models = ComparedModels(fitted, scores, fits, failed, labels, baselines)
     chance = chance_tests(predictions, scheme=scheme, names=names, seed=comparison.seed)
@@ -221,12 +220,9 @@ def _score_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def _label(choice: ModelChoice, fits: Sequence[dict[str, Any]]) -> str:
-    note = str(fits[0]["model_facts"].get("weights_note", ""))
-    return f"{choice.label} (random init)" if note == "random init" else choice.label
-
-
-def read_run(out: Path) -> dict[str, Any]:
-    """Return what `comparison.json` of a finished or refused run holds."""
-    result: dict[str, Any] = read_json(out / "comparison.json")
-    return result
+def _labels(fitted: Sequence[ModelChoice], *, fits: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, str]:
+    """Return each model's short name, or its full one where two share the short one."""
+    short = [choice.label for choice in fitted]
+    labels = {choice.text: choice.label if short.count(choice.label) == 1 else choice.text for choice in fitted}
+    notes = {name: str(facts[0]["model_facts"].get("weights_note", "")) for name, facts in fits.items()}
+    return {name: f"{label} (random init)" if notes[name] == "random init" else label for name, label in labels.items()}

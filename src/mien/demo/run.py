@@ -94,9 +94,17 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
         story.dataset, target=TARGET, models=MODELS, out=story.run, folds=FOLDS, seed=seed, settings=SETTINGS
     )
     report = run_comparison(comparison, command=f"{command} (settings of the demo: {SETTINGS.training.image_size} px)")
-    say(f"$ mien train {story.dataset} --target {TARGET} --model {BUNDLE_MODEL} --out {story.bundle}")
+    say(f"$ mien train {story.dataset} --target {TARGET} --model {BUNDLE_MODEL} --run {story.run} --out {story.bundle}")
     train_bundle(
-        plan_training(story.dataset, target=TARGET, model=BUNDLE_MODEL, out=story.bundle, seed=seed, settings=SETTINGS)
+        plan_training(
+            story.dataset,
+            target=TARGET,
+            model=BUNDLE_MODEL,
+            out=story.bundle,
+            seed=seed,
+            settings=SETTINGS,
+            run=story.run,
+        )
     )
     say(f"$ mien predict {story.bundle} {story.newcomer} --out {story.predictions}")
     results = predict_files(story.bundle, videos=[story.newcomer], out=story.predictions)

@@ -32,7 +32,7 @@ def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: fl
     Returns:
         (N, size_px, size_px, 3) uint8, a row per sampled frame.
     """
-    path = _cache_path(dataset, recording_id, kind=f"pixels-{size_px}-{crop:g}")
+    path = cache_path(dataset, recording_id, kind=f"pixels-{size_px}-{crop:g}")
     if not path.is_file():
         crops = dataset.crops(recording_id)
 
@@ -46,8 +46,8 @@ def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: fl
                 )
             target.flush()
 
-        _write_npy(path, write)
-    return _load(path)
+        write_array(path, write)
+    return load_array(path)
 
 
 def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) ->
     Returns:
         (N, D) float32, a row per sampled frame.
     """
-    path = _cache_path(dataset, recording_id, kind=f"features-{encoder.spec.name}-{encoder.digest}")
+    path = cache_path(dataset, recording_id, kind=f"features-{encoder.spec.name}-{encoder.digest}")
     if not path.is_file():
         crops = dataset.crops(recording_id)
         seen = np.flatnonzero(dataset.has_crop(recording_id))
@@ -77,16 +77,18 @@ def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) ->
             with temporary.open("wb") as stream:
                 np.save(stream, features)
 
-        _write_npy(path, write)
-    return _load(path)
+        write_array(path, write)
+    return load_array(path)
 
 
-def _cache_path(dataset: Dataset, recording_id: str, *, kind: str) -> Path:
+def cache_path(dataset: Dataset, recording_id: str, *, kind: str) -> Path:
+    """Return where what was computed from a recording lies; another content of the recording has another path."""
     content = digest_of(dataset.recording_content(recording_id), length=8)
     return dataset.path / "cache" / kind / f"{recording_id}@{content}.npy"
 
 
-def _write_npy(path: Path, write: Callable[[Path], None]) -> None:
+def write_array(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a `.npy` to a `cache_path`, whole or not at all; what was made of an earlier content goes."""
     recording_id = path.name.rpartition("@")[0]
     for outdated in path.parent.glob(f"{glob.escape(recording_id)}@*.npy"):
         outdated.unlink()
@@ -95,7 +97,8 @@ def _write_npy(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
 
 
-def _load(path: Path) -> NDArray:  # type: ignore[type-arg]
+def load_array(path: Path) -> NDArray:  # type: ignore[type-arg]
+    """Read a `.npy` memory-mapped."""
     # A memory map can't be empty; an empty recording is read as it is.
     try:
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
