@@ -48,9 +48,11 @@ def test_comparison_has_the_keys_of_the_contract(finished):
     result = json.loads((finished / "comparison.json").read_text())
     assert result["verdict"] == "exploratory"  # six people
     assert {"frame_split", "participant_split"} <= set(result["leakage_gap"])
-    assert len(result["differences"]) == 3
+    against = [(difference["a"], difference["b"]) for difference in result["differences"]]
+    reference, recommended = "linear_probe@hog", result["recommended"]["name"]  # the first probe is the reference
+    assert {pair for pair in against if pair[1] == reference} == {(name, reference) for name in MODELS.split(",")[1:]}
+    assert {b for _, b in against} <= {reference, recommended} and len(set(against)) == len(against)
     for difference in result["differences"]:
-        assert difference["b"] == "linear_probe@hog"  # the first probe is the reference
         assert {"a", "mean", "low", "high", "p", "p_holm", "effect_size", "fold_mean", "fold_sd"} <= set(difference)
         assert set(difference["rope"]) >= {"worse", "same", "better"}
     assert [item["fold"] for item in result["selected"]["chosen"]] == [0, 1, 2]

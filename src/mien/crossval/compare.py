@@ -181,7 +181,9 @@ def _score(
         abstention={name: abstention_of(by_model[name], scheme=scheme, folds=folds) for name in names},
         groups={name: groups_of(rows_of[name], attributes=attributes, folds=folds) for name in names},
         sweeps=sweeps_of(fits),
-        differences=differences_to(reference, scores=scores, names=names, labels=labels, folds=folds),
+        differences=differences_to(
+            reference, recommended=recommended["name"], scores=scores, names=names, labels=labels, folds=folds
+        ),
         recommended=recommended,
         chosen=chosen,
         verdict=verdict_on(recommended, models=models, chance=chance, audit=audit, comparison=comparison),

@@ -81,14 +81,26 @@ def paired_difference(scores: pd.DataFrame, *, a: str, b: str, folds: int) -> di
 
 
 def differences_to(
-    reference: str, *, scores: pd.DataFrame, names: Sequence[str], labels: Mapping[str, str], folds: int
+    reference: str,
+    *,
+    recommended: str,
+    scores: pd.DataFrame,
+    names: Sequence[str],
+    labels: Mapping[str, str],
+    folds: int,
 ) -> list[dict[str, Any]]:
-    """Compare every other model with the reference, corrected by Holm for their number."""
+    """Compare every other model with the reference and with the recommended one, corrected by Holm for all of them.
+
+    The reference was named before the scores were seen; the recommended model wasn't, so its differences to the rest
+    are flattered: the selected pipeline stands beside it for that reason.
+    """
+    pairs = [(name, reference) for name in names if name != reference]
+    pairs += [
+        (name, recommended) for name in names if name not in (recommended, reference) and recommended != reference
+    ]
     rows = [
-        paired_difference(scores, a=name, b=reference, folds=folds)
-        | {"a_label": labels[name], "b_label": labels[reference]}
-        for name in names
-        if name != reference
+        paired_difference(scores, a=a, b=b, folds=folds) | {"a_label": labels[a], "b_label": labels[b]}
+        for a, b in pairs
     ]
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
