@@ -32,7 +32,7 @@ from mien.core.storage import write_json
 from mien.data.dataset import FORMAT, RECORDING_COLUMNS, Dataset
 from mien.data.process import BOX_COLUMNS, FRAME_COLUMNS, LANDMARK_COLUMNS
 from mien.demo.drawing import Expression, FacePainter, Person, head_box_xyxy
-from mien.runtime.cache import _cache_path
+from mien.runtime.cache import cache_path
 
 NUM_DRAWN = 24
 """Pictures that are drawn of each person; frames are made of them."""
@@ -97,7 +97,7 @@ def write_dataset(path: Path, *, participants: int, frames: int) -> list[tuple[s
         pictures = make_frames(draw_person(number), frames, seed=number)
         if name in source:
             pictures = (pictures[:, :, ::-1] * 0.6).astype(np.uint8)
-        cached = _cache_path(dataset, name, kind=f"aligned-{SIDE_PX}")
+        cached = cache_path(dataset, name, kind=f"aligned-{SIDE_PX}")
         cached.parent.mkdir(parents=True, exist_ok=True)
         np.save(cached, pictures)
     return copies
