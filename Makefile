@@ -1,5 +1,5 @@
 # make demo: the whole story on a drawn study, offline.   make test: every check and every test.
-# make simulations: measures what docs/evaluation.md says of the statistics, and writes it there (minutes).
+# make simulations: measures what docs/evaluation.md says of the statistics, and writes it there (about 40 minutes).
 # All create the environment by themselves.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from mien.audit.overlap import BackboneFact
 from mien.audit.run import Audit, audit_content, write_audit
 from mien.core.errors import RefusedError, UserError
 from mien.core.storage import (
@@ -39,6 +40,7 @@ from mien.crossval.setup import Comparison, model_folder, plan_comparison
 from mien.evaluation.baselines import trivial_scores
 from mien.evaluation.scores import participant_scores
 from mien.models.choice import ModelChoice
+from mien.models.registry import PRETRAINED
 from mien.report.audit_report import write_audit_report
 from mien.report.comparison_report import write_comparison_report
 from mien.training.checks import open_encoder
@@ -112,8 +114,20 @@ def _audit_content(comparison: Comparison) -> Audit:
         splits=comparison.splits,
         baselines=list(dict.fromkeys(choice.baseline for choice in comparison.choices)),
         encoders=encoders,
+        backbones=_backbones(comparison),
         seed=comparison.seed,
     )
+
+
+def _backbones(comparison: Comparison) -> list[BackboneFact]:
+    """List the weights that were trained elsewhere: nobody knows whether on people who are tested here."""
+    names = [
+        choice.backbone or choice.name
+        for choice in comparison.choices
+        if (choice.is_probe and choice.backbone != "hog")
+        or (choice.name in PRETRAINED and not comparison.settings.random_init)
+    ]
+    return [BackboneFact(name, None) for name in dict.fromkeys(names)]
 
 
 def _write_refusal(comparison: Comparison, *, audit: Audit, facts: dict[str, Any]) -> None:
