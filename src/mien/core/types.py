@@ -109,6 +109,32 @@ class Face:
 
 
 @dataclass(frozen=True)
+class Signal:
+    """One channel of a sensor, or of a tool that rates every frame, at its own times.
+
+    Attributes:
+        name: The channel, as `core.channels` spells it where it is known there, else as the export writes it.
+        unit: Unit of the values as the export gives it, such as "microSiemens"; empty where it gives none.
+        times_s: (N,) float64, strictly increasing, seconds on the clock of its export; only moments at which this
+            channel was fresh, so nothing is carried forward.
+        values: (N,) float32, finite.
+        source: The sensor or tool, such as "GSR" or "AFFDEX".
+        respondent: Whom the export names, empty where it names nobody.
+        stimulus: What was shown, as the export names it; empty where it names nothing.
+        face: Number or name of the face in the picture where the export tells several apart, else empty.
+    """
+
+    name: str
+    unit: str
+    times_s: NDArray[np.float64]
+    values: NDArray[np.float32]
+    source: str
+    respondent: str = ""
+    stimulus: str = ""
+    face: str = ""
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that was left out, why, and what the user can do: one row of `failures.csv`.
 

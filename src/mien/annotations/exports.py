@@ -1,0 +1,75 @@
+"""What any export of an annotation tool or sensor is read into, whatever its vendor: one type for all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from mien.core.types import Problem, Signal
+
+INTERVAL_COLUMNS = (
+    "respondent",
+    "stimulus",
+    "label",
+    "onset_s",
+    "offset_s",
+    "value",
+    "annotator",
+    "confidence",
+    "face",
+)
+"""Columns of `Export.intervals`."""
+
+SEGMENT_COLUMNS = ("respondent", "stimulus", "onset_s", "offset_s", "segment")
+"""Columns of `Export.segments`."""
+
+
+def interval_table(rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
+    """Return intervals with every column of `INTERVAL_COLUMNS`; absent text is empty, absent numbers are missing."""
+    table = pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
+    numbers = {"onset_s": "float64", "offset_s": "float64", "confidence": "float64"}
+    texts = ("respondent", "stimulus", "label", "annotator", "face")
+    return table.astype({**numbers, "value": "object"}).fillna(dict.fromkeys(texts, ""))
+
+
+def segment_table(rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
+    """Return segments with every column of `SEGMENT_COLUMNS`; absent text is empty."""
+    table = pd.DataFrame(rows, columns=list(SEGMENT_COLUMNS))
+    return table.astype({"onset_s": "float64", "offset_s": "float64"}).fillna(
+        dict.fromkeys(("respondent", "stimulus", "segment"), "")
+    )
+
+
+@dataclass(frozen=True)
+class Export:
+    """The content of one export, on the export's own clock.
+
+    Attributes:
+        path: The file or folder.
+        format: What it was recognised as, such as "ELAN 3.0" or "iMotions sensors 6.1".
+        intervals: `INTERVAL_COLUMNS`, half-open [onset_s, offset_s); one row per annotated interval.
+        segments: `SEGMENT_COLUMNS`: questions, tasks and stimuli that the export marks.
+        signals: Channels sampled in time.
+        media: Names of the media files that the export says it describes.
+        start_utc_s: When its clock starts, in seconds since 1970 (UTC); None where it doesn't say.
+        annotator: Who or what annotated, such as "AFFDEX", "OpenFace" or a coder's name; empty where it doesn't say.
+        tool: Whether a program rated the faces (`annotator` is its name): its silence where there is no face isn't a
+            negative.
+        attributes: What it says of the respondent, such as age and gender (one respondent only).
+        problems: Rows and parts that were left out, and why.
+    """
+
+    path: Path
+    format: str
+    intervals: pd.DataFrame = field(default_factory=lambda: interval_table([]))
+    segments: pd.DataFrame = field(default_factory=lambda: segment_table([]))
+    signals: tuple[Signal, ...] = ()
+    media: tuple[str, ...] = ()
+    start_utc_s: float | None = None
+    annotator: str = ""
+    tool: bool = False
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
