@@ -61,11 +61,16 @@ def test_a_decimal_comma_counts_where_semicolons_separate(tmp_path):
 
 @pytest.mark.parametrize(
     ("preamble", "header", "onset_s"),
-    [("Time unit,s", HEADER, 3.0), ("Time unit,ms", HEADER, 0.003), ("", HEADER.replace("Onset", "Onset (s)"), 3.0)],
+    [
+        ("Time unit,s", HEADER, 3.0),
+        ("Time unit,ms", HEADER, 0.003),
+        ("Time unit,us", HEADER, 0.000003),
+        ("", HEADER.replace("Onset", "Onset (s)"), 3.0),
+    ],
 )
 def test_the_time_unit_is_read(tmp_path, preamble, header, onset_s):
     assert read(write(tmp_path / "t.csv", preamble, header, "A,V,Smile,3,4,1")) == [
-        ("A", "V", "Smile", onset_s, onset_s / 3 * 4)
+        ("A", "V", "Smile", onset_s, pytest.approx(onset_s / 3 * 4))
     ]
 
 

@@ -20,8 +20,10 @@ INTERVAL_COLUMNS = (
     "annotator",
     "confidence",
     "face",
+    "media",
 )
-"""Columns of `Export.intervals`."""
+"""Columns of `Export.intervals`; `media` names the media file or observation whose clock an interval is on, where an
+export covers several, and is empty where it covers one."""
 
 SEGMENT_COLUMNS = ("respondent", "stimulus", "onset_s", "offset_s", "segment")
 """Columns of `Export.segments`."""
@@ -31,16 +33,18 @@ def interval_table(rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.Da
     """Return intervals with every column of `INTERVAL_COLUMNS`; absent text is empty, absent numbers are missing."""
     table = pd.DataFrame(rows, columns=list(INTERVAL_COLUMNS))
     numbers = {"onset_s": "float64", "offset_s": "float64", "confidence": "float64"}
-    texts = ("respondent", "stimulus", "label", "annotator", "face")
-    return table.astype({**numbers, "value": "object"}).fillna(dict.fromkeys(texts, ""))
+    texts = ("respondent", "stimulus", "label", "annotator", "face", "media")
+    # As objects first: a column that no row fills in is one of numbers to pandas.
+    kinds = {**numbers, **dict.fromkeys((*texts, "value"), "object")}
+    return table.astype(kinds).fillna(dict.fromkeys(texts, ""))
 
 
 def segment_table(rows: Sequence[Mapping[str, object]] | pd.DataFrame) -> pd.DataFrame:
     """Return segments with every column of `SEGMENT_COLUMNS`; absent text is empty."""
     table = pd.DataFrame(rows, columns=list(SEGMENT_COLUMNS))
-    return table.astype({"onset_s": "float64", "offset_s": "float64"}).fillna(
-        dict.fromkeys(("respondent", "stimulus", "segment"), "")
-    )
+    texts = ("respondent", "stimulus", "segment")
+    kinds = {"onset_s": "float64", "offset_s": "float64", **dict.fromkeys(texts, "object")}
+    return table.astype(kinds).fillna(dict.fromkeys(texts, ""))
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class Export:
         tool: Whether a program rated the faces (`annotator` is its name): its silence where there is no face isn't a
             negative.
         attributes: What it says of the respondent, such as age and gender (one respondent only).
+        labels: Everything that it codes, in its own order: also a tier or behaviour that never occurs, which was looked
+            for and not seen. Empty where the format doesn't say more than its intervals do.
+        needs_frame_times: Whether its rows are numbered frames without times, so that it has neither signals nor
+            intervals yet: read it again with the times of its media's frames (`frame_times_s`).
         problems: Rows and parts that were left out, and why.
     """
 
@@ -72,4 +80,6 @@ class Export:
     annotator: str = ""
     tool: bool = False
     attributes: Mapping[str, str | float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    needs_frame_times: bool = False
     problems: tuple[Problem, ...] = ()

@@ -18,7 +18,14 @@ from mien.annotations.tables import (
 from mien.core.errors import UserError
 from mien.core.types import Problem
 
-__all__ = ["EXPRESSION_COLUMNS", "normalise_id", "read_expression_table"]
+__all__ = [
+    "EXPRESSION_COLUMNS",
+    "UNITS_PER_SECOND",
+    "normalise_id",
+    "read_expression_table",
+    "table_units_per_second",
+    "units_per_second",
+]
 
 EXPRESSION_COLUMNS = {
     "respondent": ("Respondent Name", "Respondent", "Participant"),
@@ -29,7 +36,18 @@ EXPRESSION_COLUMNS = {
 }
 """Names that the needed columns have in exports; the first is the current one."""
 
-UNITS_PER_SECOND = {"ms": 1000.0, "msec": 1000.0, "milliseconds": 1000.0, "s": 1.0, "sec": 1.0, "seconds": 1.0}
+UNITS_PER_SECOND = {
+    "ms": 1e3,
+    "msec": 1e3,
+    "milliseconds": 1e3,
+    "s": 1.0,
+    "sec": 1.0,
+    "seconds": 1.0,
+    "us": 1e6,
+    "µs": 1e6,
+    "microseconds": 1e6,
+}
+"""How often the units that exports name go into a second; they name none where it is milliseconds."""
 
 
 def read_expression_table(path: Path, *, problems: list[Problem] | None = None) -> pd.DataFrame:
@@ -49,7 +67,7 @@ def read_expression_table(path: Path, *, problems: list[Problem] | None = None) 
         UserError: The file can't be read, lacks a column, or has an unknown time unit.
     """
     table = read_raw_table(path, wanted=EXPRESSION_COLUMNS)
-    per_second = _units_per_second(table)
+    per_second = table_units_per_second(table, column="onset_s")
     kept: list[tuple[str, str, str, float, float]] = []
     bad: dict[str, list[int]] = {}
     for row in table.rows:
@@ -67,15 +85,30 @@ def read_expression_table(path: Path, *, problems: list[Problem] | None = None) 
     return pd.DataFrame(kept, columns=list(EXPRESSION_COLUMNS)).astype({"onset_s": "float64", "offset_s": "float64"})
 
 
-def _units_per_second(table: RawTable) -> float:
-    in_header = re.search(r"[(\[](.*?)[)\]]", table.header[table.columns.index("onset_s")])
+def units_per_second(unit: str, *, path: Path) -> float:
+    """Return how often a unit of time goes into a second; without a name it is milliseconds.
+
+    Raises:
+        UserError: The unit isn't known.
+    """
+    plain = unit.strip().lower() or "ms"
+    if plain not in UNITS_PER_SECOND:
+        raise UserError(
+            f"{path.name} gives its times in {unit!r}; known units: {', '.join(UNITS_PER_SECOND)}. "
+            "Export it again in milliseconds."
+        )
+    return UNITS_PER_SECOND[plain]
+
+
+def table_units_per_second(table: RawTable, *, column: str) -> float:
+    """Return the unit of a table's times, from the column's name (`Peak Time (s)`) or a preamble line (`Time unit`).
+
+    Raises:
+        UserError: The unit isn't known.
+    """
+    in_header = re.search(r"[(\[](.*?)[)\]]", table.header[table.columns.index(column)])
     in_preamble = [
         cells[1] for cells in table.preamble if len(cells) > 1 and cells[0].strip("#: ").lower() == "time unit"
     ]
     unit = in_header.group(1) if in_header else next(iter(in_preamble), "ms")
-    if unit.strip().lower() not in UNITS_PER_SECOND:
-        raise UserError(
-            f"{table.path.name} gives its times in {unit!r}; known units: {', '.join(UNITS_PER_SECOND)}. "
-            "Export it again in milliseconds."
-        )
-    return UNITS_PER_SECOND[unit.strip().lower()]
+    return units_per_second(unit, path=table.path)

@@ -217,12 +217,16 @@ def _split(line: str, *, separator: str) -> list[str]:
 
 
 def _name_columns(cells: Sequence[str], *, names: Mapping[str, Sequence[str]]) -> list[str]:
-    known = {_plain(option): name for name, options in names.items() for option in options}
-    return [known.get(_plain(cell), cell) for cell in cells]
+    known = {plain_name(option): name for name, options in names.items() for option in options}
+    return [known.get(plain_name(cell), cell) for cell in cells]
 
 
-def _plain(name: str) -> str:
-    """Return a column name without case, unit in brackets, underscores and repeated white space."""
+def plain_name(name: str) -> str:
+    """Return a column's name without case, unit in brackets, underscores and repeated white space.
+
+    >>> plain_name("Start_time  (s)")
+    'start time'
+    """
     return normalise_id(re.sub(r"[\[(].*?[\])]", "", name)).lower()
 
 
