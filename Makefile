@@ -33,7 +33,7 @@ simulations: $(INSTALLED)
 # torch is named here so that pip takes its CPU build in the same command as everything that depends on it.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[train,speech,dev]'
 	touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -144,5 +145,107 @@ def damage_packets(path: Path, *, packets: Sequence[int]) -> Path:
     for number in packets:
         position, size = places[number]
         data[position : position + size] = b"\xff" * size
+    path.write_bytes(data)
+    return path
+
+
+def moving_pictures(num_frames: int, *, width: int = 96, height: int = 64) -> list[NDArray[np.uint8]]:
+    """Textured pictures that move, with a cut after two thirds: encoders use every kind of frame on them."""
+    rng = np.random.default_rng(1)
+    textures = [np.kron(rng.normal(120, 40, (40, 50)), np.ones((4, 4))) for _ in range(2)]
+    pictures = []
+    for i in range(num_frames):
+        x, y = int(40 + 35 * np.sin(i / 9)), int(40 + 35 * np.cos(i / 13))
+        grey = textures[i * 3 // (2 * num_frames)][y : y + height, x : x + width] + rng.normal(0, 3, (height, width))
+        grey[10:30, 2 * i % (width - 20) : 2 * i % (width - 20) + 20] = 200 - i % 50
+        pictures.append(np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2))
+    return pictures
+
+
+def write_encoded(
+    path: Path,
+    *,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    num_frames: int = 90,
+    pixel_format: str = "yuv420p",
+    gop_size: int = 30,
+    max_b_frames: int | None = None,
+    times_s: Sequence[float] | None = None,
+    rate: int = 30,
+    pictures: Sequence[NDArray[np.uint8]] | None = None,
+    clock_hz: int | None = None,
+) -> Path:
+    """Write `moving_pictures` (or the given ones) with any codec and its options, at `rate` or the given times."""
+    pictures = moving_pictures(num_frames) if pictures is None else pictures
+    times_s = [i / rate for i in range(len(pictures))] if times_s is None else times_s
+    clock = Fraction(1, clock_hz or (1000 if path.suffix in (".mp4", ".mkv", ".webm", ".mov", ".ts") else rate))
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixel_format
+        stream.codec_context.gop_size = gop_size
+        if max_b_frames is not None:
+            stream.codec_context.max_b_frames = max_b_frames
+        if codec not in ("mpeg4", "mpeg2video"):  # whose clocks are limited
+            stream.codec_context.time_base = clock
+        else:
+            clock = Fraction(1, rate)
+        for picture, time_s in zip(pictures, times_s, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(time_s / clock), clock
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_picture_and_late_sound(path: Path, *, delay_s: float, duration_s: float = 3.0, codec: str = "aac") -> Path:
+    """Write a video from 0 s, whose sound (a tone) starts `delay_s` later."""
+    rate_hz = 48000
+    with av.open(str(path), "w") as container:
+        pictures = grey_pictures(round(duration_s * 25))
+        stream = _add_video(container, pictures, codec="libx264", rotation=None, mirrored=False)
+        track: Any = container.add_stream(codec, rate=rate_hz, layout="mono")
+        _mux_video(container, stream, pictures, [i / 25 for i in range(len(pictures))])
+        _mux_audio(container, track, tone(duration_s - delay_s), rate_hz=rate_hz, start_s=delay_s)
+        container.mux(track.encode(None))
+    return path
+
+
+def damage_bytes(path: Path, *, share: float, seed: int = 0, spare: int = 0) -> Path:
+    """Overwrite a share of a file's bytes with random ones, in runs of 16, the first `spare` bytes left as they are."""
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for _ in range(round(share * len(data) / 16)):
+        position = int(rng.integers(spare, len(data) - 16))
+        data[position : position + 16] = rng.bytes(16)
+    path.write_bytes(data)
+    return path
+
+
+def cut(path: Path, *, share: float) -> Path:
+    """Keep the first `share` of a file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: round(share * len(data))])
+    return path
+
+
+def declare_duration(path: Path, *, duration_s: float) -> Path:
+    """Write another duration into the headers of an MP4 file (boxes of version 0; ISO/IEC 14496-12) or a Matroska file.
+
+    Matroska's `Duration` is taken to count milliseconds, as FFmpeg writes it.
+    """
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".mkv":
+        place = data.find(b"\x44\x89\x88")  # id of Duration, and a length of 8 bytes
+        data[place + 3 : place + 11] = struct.pack(">d", 1000 * duration_s)
+    scale = 0
+    # Offsets count from a box's name; its version and flags follow. A track's scale is its own.
+    for name, scale_at, duration_at in ((b"mvhd", 16, 20), (b"tkhd", 0, 24), (b"elst", 0, 12), (b"mdhd", 16, 20)):
+        place = data.find(name)
+        while place >= 0:
+            if scale_at:
+                scale = int.from_bytes(data[place + scale_at : place + scale_at + 4], "big")
+            data[place + duration_at : place + duration_at + 4] = round(duration_s * scale).to_bytes(4, "big")
+            place = data.find(name, place + 4)
     path.write_bytes(data)
     return path

@@ -427,7 +427,15 @@ def test_one_frame_of_a_colleague_is_no_copy_and_copied_stills_are(tmp_path):
         "D": [PHOTOMETRIC["darker"](p) for p in [drawn_pictures(23, count=1)[0]] * 12],
     }
     assert 1 / 30 < MIN_SHARE < 2 / 30
-    result = check_copies(prepared(write_study(tmp_path / "study", people), tmp_path / "d"), seed=0)
+    dataset = prepared(write_study(tmp_path / "study", people), tmp_path / "d")
+    first, second = sorted(dataset.recordings["recording_id"])[:2]
+    # The tracker tells the colleague from B, so the frame isn't the participant's; as if it had not:
+    assert dataset.frames(second)["face_found"].tolist() == [True] * 29 + [False]
+    table, folder = dataset.frames(second), tmp_path / "d/recordings" / second
+    table.loc[29, table.columns[2:]] = dataset.frames(first).loc[0, table.columns[2:]]
+    table.astype(dataset.frames(second).dtypes).to_parquet(folder / "frames.parquet")
+    np.load(folder / "crops.npy", mmap_mode="r+")[29] = dataset.crops(first)[0]
+    result = check_copies(dataset, seed=0)
     met = result.pairs[result.pairs["participant_a"] == "A"]
     assert len(met) > 2, "several of A's frames are like the one in B"
     assert set(met["frame_b"]) == {29}

@@ -62,7 +62,7 @@ def test_inspect_json(drawn_dataset):
     ("arguments", "words"),
     [
         (("prepare", "absent", "--out", "d"), "absent"),
-        (("inspect", "absent"), "isn't a dataset"),
+        (("inspect", "absent"), "There is no absent"),
         (("compare", "absent", "--target", "Smile", "--models", "improved_cnn", "--out", "r"), "isn't a dataset"),
         (("train", "absent", "--target", "Smile", "--model", "improved_cnn", "--out", "b"), "isn't a dataset"),
         (("predict", "absent", "v.mp4", "--out", "p"), "isn't a bundle"),

@@ -146,7 +146,7 @@ def test_frames_without_a_face_are_missing_under_face_crops(dataset):
 def test_what_a_tool_did_not_see_is_missing_whatever_the_crops_show(dataset):
     # The crops are whole pictures; the tool annotated faces, and here found the first two of each recording.
     changed = with_faces(dataset, {name: [True, True, False, False, False] for name in ("a", "b", "c", "c2", "d")})
-    changed.info = {**dataset.info, "study": {**dataset.info["study"], "label_source": "tool:AFFDEX"}}
+    changed.annotations = changed.annotations.assign(source="tool:AFFDEX")
     assert changed.crop == "none"
     clips = build_clips(changed, target="Smile")
     assert targets_of(clips, "a") == {0.0: 0, 0.5: 1}

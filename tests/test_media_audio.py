@@ -5,8 +5,9 @@ import pytest
 
 from media_fixtures import tone, write_sound, write_video
 from mien.core.errors import MediaError, UserError
-from mien.media.audio import read_audio
-from mien.media.container import DecodeLog
+from mien.media import audio as audio_module
+from mien.media.audio import read_audio, stream_audio
+from mien.media.container import DecodeLog, confirmed
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 
@@ -64,6 +65,48 @@ def test_a_time_that_cannot_be_is_left_out(tmp_path):
     audio = read_audio(path, log=log)
     assert audio is not None and len(audio.samples) == 16000
     assert log.num_untimed == 1
+
+
+def test_a_time_far_ahead_counts_where_the_next_one_goes_on_from_there():
+    def kept(times_s):
+        log = DecodeLog()
+        found = confirmed(((time_s, n) for n, time_s in enumerate(times_s)), max_jump_s=10.0, log=log)
+        return [n for _, n in found], log.num_untimed
+
+    assert kept([0.0, 1.0, 500.0, 2.0, 3.0]) == ([0, 1, 3, 4], 1)
+    assert kept([0.0, 1.0, 500.0, 501.0, 502.0]) == ([0, 1, 2, 3, 4], 0)
+    assert kept([0.0, 500.0, 900.0, 901.0]) == ([0, 1, 2, 3], 0)
+    assert kept([0.0, None, 500.0, None, 501.0]) == ([0, 1, 2, 3, 4], 0)
+    # Nothing confirms the last one.
+    assert kept([0.0, 1.0, 500.0]) == ([0, 1], 1)
+    assert kept([900.0, 901.0]) == ([0, 1], 0)
+
+
+def test_silence_has_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_module, "MAX_SILENCE_S", 5.0)
+    log = DecodeLog()
+    path = write_sound(tmp_path / "s.mkv", parts=[(4.0 * i, tone(1.0)) for i in range(4)])
+    audio = read_audio(path, log=log)
+    # Gaps of 3 s: the first fits, the second would be 6 s together.
+    assert audio is not None and len(audio.samples) == 5 * 16000
+    assert log.num_untimed > 0
+
+
+def test_blocks_follow_each_other_and_together_are_the_whole(tmp_path):
+    path = write_sound(tmp_path / "s.mkv", parts=[(0.5, tone(1.0)), (9.0, tone(1.0))])
+    blocks, whole = list(stream_audio(path)), read_audio(path)
+    assert whole is not None and len(blocks) > 20
+    position = 0
+    for block in blocks:
+        assert block.start_s == pytest.approx(whole.start_s + position / 16000, abs=1e-9)
+        position += len(block.samples)
+    np.testing.assert_array_equal(np.concatenate([block.samples for block in blocks]), whole.samples)
+    assert max(len(block.samples) for block in blocks) <= audio_module.BLOCK_SAMPLES
+
+
+def test_a_rate_that_no_recorder_has_is_refused(tmp_path):
+    with pytest.raises(UserError, match="up to 768000, got 1000000"):
+        stream_audio(tmp_path / "unread.wav", rate_hz=1_000_000)
 
 
 def test_aac_in_a_video_starts_at_zero(tmp_path):

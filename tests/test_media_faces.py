@@ -5,32 +5,13 @@ import numpy as np
 import pytest
 
 from mien.core.errors import UserError, WeightsError
-from mien.core.types import Face
 from mien.media.detectors import MtcnnDetector, YuNetDetector, make_detector
-from mien.media.faces import choose_face, context_picture, crop_square, crop_whole, median_panel
+from mien.media.faces import context_picture, crop_square, crop_whole, median_panel
 from mien.media.video import read_frames, sample_frames
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 YUNET = SHARED / "weights/yunet/yunet_n_640_640.onnx"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
-
-
-def face(x0, y0, x1, y1, score=0.9):
-    return Face(np.array([x0, y0, x1, y1], np.float32), np.zeros((5, 2), np.float32), score)
-
-
-def test_the_main_face_has_the_largest_area_times_score():
-    small, large, doubtful = face(0, 0, 10, 10, 0.99), face(50, 0, 62, 12, 0.9), face(80, 0, 100, 20, 0.2)
-    assert choose_face([small, large, doubtful]) is large  # 99, 129.6, 80
-    assert choose_face([]) is None
-
-
-def test_left_and_right_leave_small_faces_out():
-    poster, left, right = face(0, 0, 9, 10), face(30, 0, 50, 20), face(60, 0, 70, 10)
-    assert choose_face([right, poster, left], choice="left") is left  # the poster's 90 < 400 / 4
-    assert choose_face([left, poster, right], choice="right") is right  # 100 is just enough
-    with pytest.raises(UserError, match="Unknown face choice 'middle'"):
-        choose_face([left], choice="middle")
 
 
 def ramp(height=20, width=30):

@@ -148,13 +148,15 @@ class TestCodedTime:
         )
         assert (max(found), sum(found.values())) == (2.5, 2)
 
-    def test_an_annotator_whom_it_does_not_name_counts_wherever_somebody_coded(self, tmp_path):
-        found, _ = self.labels(tmp_path, annotations=["P0am,1,2,Smile,C", "P0am,9,10,Smile,C"], coded=["P0am,0,4,,a"])
-        assert [time for time, code in found.items() if code == 1] == [1.0, 1.5]
+    def test_an_annotator_whom_it_does_not_name_has_a_vote_wherever_somebody_coded(self, tmp_path):
+        annotations = ["P0am,1,2,Smile,C", "P0am,9,10,Smile,C", "P0am,3,4,Smile,C", "P0am,3,4,Smile,a"]
+        found, clips = self.labels(tmp_path, annotations=annotations, coded=["P0am,0,4,,a"])
+        assert [time for time, code in found.items() if code == 1] == [3.0, 3.5]
+        assert clips.excluded.set_index("reason").loc["coders disagree", "count"] == 2
 
     def test_spelling_of_an_annotator(self, tmp_path):
         found, _ = self.labels(
-            tmp_path, annotations=["P0am,1,2,Smile,Ann", "P0am,6,7,Smile,Ann"], coded=["P0am,0,4,,ann", "P0am,0,9,,B"]
+            tmp_path, annotations=["P0am,1,2,Smile,Ann", "P0am,6,7,Smile,Ann"], coded=["P0am,0,4,,ann", "P0am,5,9,,B"]
         )
         assert [time for time, code in found.items() if code == 1] == [1.0, 1.5]
 

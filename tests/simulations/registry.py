@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .alpha import alpha_coverage
 from .chance_nulls import against_chance_null
 from .content_nulls import content_nulls
 from .coverage import coverage
@@ -41,4 +42,5 @@ SIMULATIONS = {
     "chance": Simulation("a model that knows nothing, against chance", against_chance_null, 2000, 505, 80),
     "claims": Simulation("claims from shuffled labels", shuffled_claims, 100, 808, 8),
     "T7": Simulation("honest nulls of the audit: how often a check alarms", content_nulls, 200, 707, 24),
+    "alpha": Simulation("coverage of the interval of Krippendorff's alpha", alpha_coverage, 400, 909, 20),
 }

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mien.core.storage import digest_of
 from mien.data.dataset import Dataset
-from mien.media.faces import median_panel
 from mien.runtime.cache import PIXEL_BLOCK, cache_path, load_array, write_array
 from mien.runtime.encoders import DEFAULT_CROP, Encoder
 
@@ -127,7 +126,7 @@ def _boxes(dataset: Dataset, recording_id: str, *, view: View, crop: float) -> N
         sides = boxes[:, 2:] - boxes[:, :2]
         half = sides / (2.0 * min(crop, dataset.margin) * sides.max(axis=1, keepdims=True))
         return np.concatenate([0.5 - half, 0.5 + half], axis=1)
-    panel = median_panel(boxes).astype(np.float64)
+    panel = np.asarray(dataset.panel_box(recording_id), np.float64)
     side = float(dataset.info["config"]["margin"]) * float((panel[2:] - panel[:2]).max())
     corner = (panel[:2] + panel[2:]) / 2 - side / 2
     return (boxes - np.tile(corner, 2)) / side

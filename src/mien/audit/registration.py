@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.media.alignment import local_normalise
+
+__all__ = ["local_normalise", "registered_zncc", "shrink"]
+
 MATCH_SIGMA_PX = 2.5
 """Of the local mean and sd that the correlation is taken of. At the 6 px of EVALUATION.md section 2, faces that lie on
 each other correlate by what all faces share: different people of the smile study reached .89. At 2.5 px they stay
 below .79 (.81 where a face is 28 px wide), and copies (light, contrast, hue, JPEG 30, a third of the size, turned,
 mirrored, cut) above .90."""
-
-MIN_SD = 1.0
-"""Floor of the local sd, steps of grey: flat skin isn't blown up to the noise of its 256 steps."""
 
 LEVELS = ((32, 3.0, 10), (64, MATCH_SIGMA_PX, 4))
 """Side (px), sigma of the local normalisation (px) and Gauss-Newton steps of each level, the coarse one first."""
@@ -37,25 +38,6 @@ BLOCK = 64
 """Pairs at a time: their gradients stay in the processor's cache."""
 
 Stack = NDArray[np.float32]
-
-
-def local_normalise(pictures: NDArray[np.uint8], *, sigma_px: float) -> Stack:
-    """Subtract the local mean and divide by the local sd (both Gaussian), so that light and tint don't count.
-
-    Args:
-        pictures: (N, S, S) grey.
-        sigma_px: Of the Gaussian.
-
-    Returns:
-        (N, S, S) float32.
-    """
-    result = np.empty(pictures.shape, np.float32)
-    for row, picture in enumerate(pictures):
-        values: Any = picture.astype(np.float32)
-        mean: Any = cv2.GaussianBlur(values, (0, 0), sigma_px)
-        variance: Any = cv2.GaussianBlur(values * values, (0, 0), sigma_px) - mean * mean
-        result[row] = (values - mean) / np.sqrt(np.maximum(variance, MIN_SD**2))
-    return result
 
 
 def shrink(pictures: NDArray[np.uint8], *, side: int) -> NDArray[np.uint8]:

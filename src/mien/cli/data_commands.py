@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mien.cli.errors import print_json, reported, use_weights_directory
+from mien.core.numbers import short_number
 from mien.core.progress import say
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mien.data.dataset import Dataset
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and about how long it takes.")]
@@ -22,6 +25,7 @@ WeightsOption = Annotated[
 ]
 
 MAX_CLASSES_SHOWN = 6
+MAX_SIGNALS_SHOWN = 12
 MAX_FAILURES_SHOWN, MAX_ALIKE_SHOWN = 12, 3
 MEDIA_STAGES = ("video", "audio", "process", "find")
 """Where a recording itself was lost, not only some of its annotations."""
@@ -61,6 +65,14 @@ class FaceName(StrEnum):
     right = "right"
 
 
+class SpeechName(StrEnum):
+    """What tells speech from other sound."""
+
+    none = "none"
+    built_in = "built-in"
+    silero = "silero"
+
+
 class DetectorName(StrEnum):
     """Face detectors."""
 
@@ -84,6 +96,8 @@ def prepare(
     detector: Annotated[
         DetectorName, typer.Option(help="Face detector; auto: YuNet where its weights are, else MTCNN.")
     ] = DetectorName.auto,
+    speech: Annotated[SpeechName, typer.Option(help="Tell when somebody speaks, as a signal.")] = SpeechName.none,
+    signals_hz: Annotated[float, typer.Option(min=0.1, max=1000, help="Values per second of sensor signals.")] = 32.0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per core).")] = None,
     weights_dir: WeightsOption = None,
     dry_run: DryRunOption = False,
@@ -91,7 +105,6 @@ def prepare(
 ) -> None:
     """Turn a study's recordings and annotations into a dataset. Can be killed and run again."""
     use_weights_directory(weights_dir)
-    from mien.data.inspect import describe
     from mien.data.prepare import prepare as prepare_dataset
     from mien.data.settings import PrepareConfig
 
@@ -103,6 +116,8 @@ def prepare(
         media=media.value,
         layout=layout.value,
         detector=detector.value,
+        speech=speech.value,
+        signals_hz=signals_hz,
         workers=workers,
     )
     if dry_run:
@@ -117,7 +132,7 @@ def prepare(
             f"{estimate.num_unreadable} recordings can't be opened."
         )
         return
-    facts = describe(prepare_dataset(study, out=out, config=config))
+    facts = _described(prepare_dataset(study, out=out, config=config))
     if as_json:
         print_json(facts)
     else:
@@ -151,18 +166,60 @@ def frames(
 
 @reported
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a dataset.")],
+    paths: Annotated[list[Path], typer.Argument(help="Folder of a dataset; or media files, exports, folders of them.")],
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Decode media files, and say what they really hold and when.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what can be asked of a dataset: participants, minutes, targets with prevalence, faces found, failures."""
-    from mien.data.dataset import Dataset
-    from mien.data.inspect import describe
+    """Say what can be asked of a dataset: participants, minutes, targets with prevalence, faces found, failures.
 
-    facts = describe(Dataset.open(dataset))
+    Given media files or exports of other tools instead, say what each holds.
+    """
+    from mien.data.dataset import INFO_FILE, Dataset
+
+    folder = paths[0]
+    is_dataset = len(paths) == 1 and ((folder / INFO_FILE).is_file() or (folder / "recordings").is_dir())
+    if not is_dataset:
+        _inspect_files(paths, measure=measure, as_json=as_json)
+        return
+    facts = _described(Dataset.open(folder))
     if as_json:
         print_json(facts)
     else:
         show_dataset(facts)
+
+
+def _inspect_files(paths: list[Path], *, measure: bool, as_json: bool) -> None:
+    from mien.data.inspect_files import describe_files
+
+    rows = describe_files(paths, measure=measure)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['file']}: {row['format'] or 'not read'}")
+        for line in row["found"]:
+            typer.echo(f"  {line}")
+        for line in row["problems"]:
+            typer.echo(f"  ! {line}")
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    """Describe a dataset; each target has `coders`: how far several agree, None where there is one."""
+    from mien.core.storage import to_jsonable
+    from mien.data.inspect import describe
+    from mien.data.votes import coder_names
+
+    facts = describe(dataset)
+    found = {}
+    if len(coder_names(dataset.annotations, dataset.coded)) > 1:
+        from mien.evaluation.ceiling import coders_by_target
+
+        found = to_jsonable(coders_by_target(dataset.tables()))
+    for target in facts["targets"]:
+        target["coders"] = found.get(target["name"])
+    return facts
 
 
 def show_dataset(facts: dict[str, Any]) -> None:
@@ -177,6 +234,10 @@ def show_dataset(facts: dict[str, Any]) -> None:
         f"{faces}; labels: {facts['study']['label_source']}",
     )
     _show_targets(console, facts)
+    if facts["signals"]:
+        named = [f"{name} ({unit})" if unit else name for name, unit in facts["signals"].items()]
+        more = f", and {len(named) - MAX_SIGNALS_SHOWN} more" if len(named) > MAX_SIGNALS_SHOWN else ""
+        console.print(f"signals: {', '.join(named[:MAX_SIGNALS_SHOWN])}{more}")
     if facts["failures"]:
         _show_failures(console, facts["failures"])
 
@@ -186,8 +247,9 @@ def _show_targets(console: Console, facts: dict[str, Any]) -> None:
 
     from mien.data.targets import NUMBERS
 
-    headers = ("target", "kind", "classes", "prevalence", "participants", "positives or rarest class in", "varies")
-    targets = Table(*headers)
+    headers = ["target", "kind", "classes", "prevalence", "participants", "positives or rarest class in", "varies"]
+    several = any(item.get("coders") for item in facts["targets"])
+    targets = Table(*headers, *(["coders (alpha)"] if several else []))
     for item in facts["targets"]:
         # Without a frame there is nothing that a share of frames could be of.
         unknown = item["prevalence"] is None or not facts["frames"]
@@ -199,6 +261,7 @@ def _show_targets(console: Console, facts: dict[str, Any]) -> None:
             str(item["num_participants"]),
             str(item["num_participants_positive"]),
             "yes" if item["varies"] else "no",
+            *([_coders_text(item.get("coders"))] if several else []),
         )
     console.print(targets)
     numbers = [item["name"] for item in facts["unusable_targets"] if NUMBERS in item["reason"]]
@@ -207,6 +270,14 @@ def _show_targets(console: Console, facts: dict[str, Any]) -> None:
             console.print(f"can't be a target: {item['name']}: {item['reason']}")
     if numbers:
         console.print("not a category: " + ", ".join(f"{name} (numbers)" for name in numbers))
+
+
+def _coders_text(coders: dict[str, Any] | None) -> str:
+    """Return the number of a target's coders and their alpha, "unknown" where no two coded the same time."""
+    if not coders:
+        return ""
+    alpha = coders["alpha"]["value"]
+    return f"{len(coders['annotators'])} ({'unknown' if alpha is None else short_number(alpha)})"
 
 
 def _classes_text(target: dict[str, Any]) -> str:

@@ -145,12 +145,13 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     videos: Annotated[list[Path], typer.Argument(help="Video files.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for timelines and plots.")],
+    elan: Annotated[bool, typer.Option("--elan", help="Also write an .eaf file, to correct it in ELAN.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a timeline for each video: a CSV and a plot."""
     from mien.predict.predictor import predict_files
 
-    results = predict_files(bundle, videos=videos, out=out)
+    results = predict_files(bundle, videos=videos, out=out, elan=elan)
     if as_json:
         print_json(results)
         return

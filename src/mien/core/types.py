@@ -172,3 +172,24 @@ class Split:
     def __post_init__(self) -> None:
         parts = (set(self.train), set(self.validation), set(self.test))
         assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2]), "participants overlap"
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """One person's face through a recording: a row per sampled frame that shows it.
+
+    Attributes:
+        track: Number of the person within the recording, from 0 in the order of appearance.
+        frames: (N,) int64, increasing: numbers of the sampled frames.
+        pts_s: (N,) float64, their times in seconds.
+        boxes_xyxy: (N, 4) float32, px.
+        landmarks_xy: (N, 5, 2) float32, px; order as in `Face`.
+        score: (N,) float32, the detector's confidence, 0..1.
+    """
+
+    track: int
+    frames: NDArray[np.int64]
+    pts_s: NDArray[np.float64]
+    boxes_xyxy: NDArray[np.float32]
+    landmarks_xy: NDArray[np.float32]
+    score: NDArray[np.float32]

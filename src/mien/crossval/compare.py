@@ -28,6 +28,7 @@ from mien.crossval.evidence import (
     abstention_of,
     calibrate,
     chance_tests,
+    coders_of,
     differences_to,
     groups_of,
     recommend,
@@ -206,6 +207,7 @@ def _score(
             "this_run": len(comparison.choices),
             "on_this_target": count_configurations(comparison.dataset.path, scheme.target),
         },
+        coders=coders_of(comparison),
     )
     return build_comparison(
         dataset=comparison.dataset,

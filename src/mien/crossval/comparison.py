@@ -38,6 +38,7 @@ class Findings:
         verdict: What may be claimed.
         confirmatory: Whether a plan was followed, which, and why not.
         configurations: How many were tried: this_run, on_this_target.
+        coders: How far several coders agree (`mien.evaluation.ceiling.coder_facts`); None where there is one.
     """
 
     chance: Mapping[str, Mapping[str, Any]]
@@ -51,6 +52,7 @@ class Findings:
     verdict: Verdict
     confirmatory: Mapping[str, Any]
     configurations: Mapping[str, int]
+    coders: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def build_comparison(
         "recommended": dict(findings.recommended),
         "confirmatory": dict(findings.confirmatory),
         "configurations": dict(findings.configurations),
+        "coders": findings.coders,
         "models": [
             _model(choice, scores=by_model[choice.text], models=models, folds=folds)
             | _found(choice, findings=findings, gaps=gaps)

@@ -17,8 +17,11 @@ from mien.core.types import Split
 from mien.crossval.comparison import ComparedModels
 from mien.crossval.selection import SELECTED
 from mien.crossval.setup import Comparison
+from mien.data.coders import coder_ratings
+from mien.data.targets import find_target
 from mien.evaluation.abstention import risk_coverage
 from mien.evaluation.calibration import calibration_scores, fit_calibration
+from mien.evaluation.ceiling import coder_facts
 from mien.evaluation.chance import against_chance
 from mien.evaluation.comparisons import compare_paired, holm
 from mien.evaluation.groups import scores_by_group
@@ -195,6 +198,13 @@ def abstention_of(predictions: pd.DataFrame, *, scheme: LabelScheme, folds: int)
 def groups_of(scores: pd.DataFrame, *, attributes: pd.DataFrame, folds: int) -> list[dict[str, Any]]:
     """Return one model's scores by group of people."""
     return scores_by_group(scores, attributes, folds=folds)
+
+
+def coders_of(comparison: Comparison) -> dict[str, Any] | None:
+    """Return how far the target's coders agree, by the models' metric and participants; None where there is one."""
+    tables = comparison.dataset.tables()
+    ratings = coder_ratings(tables, find_target(tables, comparison.clips.scheme.target))
+    return coder_facts(ratings, scheme=comparison.clips.scheme, clips=comparison.clips.table)
 
 
 def _mean_score(scores: pd.DataFrame) -> float:

@@ -12,7 +12,8 @@ from mien.core.errors import NothingToLearnError, UserError
 from mien.core.labels import LabelScheme
 from mien.data.dataset import Dataset
 from mien.data.segments import segments_of
-from mien.data.targets import REASONS, Codes, TargetSpec, TargetTables, find_target, label_samples, usable
+from mien.data.targets import TargetSpec, TargetTables, find_target, label_samples, usable
+from mien.data.votes import DISAGREEMENT, REASONS, Codes
 
 NO_FACE = "no face found"
 NO_PICTURE = "recording without a picture"
@@ -53,9 +54,10 @@ class ClipIndex:
 def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
     """Return the clips of a target.
 
-    A frame is positive where any interval of the target contains its time. It is left out where its recording isn't
-    annotated at all, nobody coded that time, it is in no segment though one label describes a segment, no face was
-    found (under `crop=face`, or where a tool that reads faces annotated), or its class isn't known.
+    A frame is positive where an interval of the target contains its time; of several coders, where most of them have
+    one. It is left out where its recording isn't annotated at all, nobody coded that time, coders are split evenly, it
+    is in no segment though one label describes a segment, no face was found (under `crop=face`, or where a tool that
+    reads faces annotated), or its class isn't known.
 
     Args:
         dataset: A prepared study.
@@ -79,7 +81,7 @@ def build_clips(dataset: Dataset, *, target: str) -> ClipIndex:
         kind=spec.kind,
         classes=spec.classes,
         # Nobody annotated an attribute: the study's table says it.
-        label_source="attribute" if spec.source == "attribute" else dataset.label_source,
+        label_source="attribute" if spec.source == "attribute" else tables.source_of(spec.name),
         unit=spec.unit,
     )
     table = _clip_table(tables, codes=codes, kept=kept)
@@ -139,10 +141,13 @@ def _check_varies(dataset: Dataset, spec: TargetSpec, *, codes: Codes, excluded:
     if len(present) > 1:
         return
     others = ", ".join(summary.name for summary in dataset.targets() if summary.varies) or "none"
+    ties = excluded.loc[excluded["reason"] == REASONS[DISAGREEMENT], "count"].sum()
+    split = f" In {ties} frames coders are split evenly; 'annotator: NAME' in study.yaml takes one's." if ties else ""
     prevalence = f" (prevalence {100 * present[0]:.0f} %)" if spec.kind == "binary" else ""
     raise NothingToLearnError(
         f"Refused as a target: {spec.name!r} never varies: all {len(codes)} usable frames are "
         f"{spec.classes[present[0]]!r}{prevalence}, so nothing can be learnt from it. Targets that vary: {others}."
+        f"{split}"
     )
 
 

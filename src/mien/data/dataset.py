@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from mien.core.errors import UserError, unknown_name
 from mien.core.storage import read_json
-from mien.core.types import Audio, CropKind, FaceChoice
+from mien.core.types import Audio, CropKind, FaceChoice, FaceTrack
 from mien.data.layouts import CODED_COLUMNS, SEGMENT_COLUMNS, empty_table
+from mien.data.pictures import BOX_COLUMNS, tracks_of
+from mien.data.signals import read_signals
 from mien.data.targets import TargetSummary, TargetTables, summarise_targets, unusable_targets
+from mien.media.faces import median_panel
+from mien.media.signals import SignalTable
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files' layout; another one is refused."""
 
 INFO_FILE = "dataset.json"
@@ -123,13 +127,18 @@ class Dataset:
 
     @property
     def study_facts(self) -> dict[str, str]:
-        """What the study says of itself: name, layout, label_source, purpose, consent, unit."""
+        """What the study says of itself: name, layout, label_source, purpose, consent, unit, annotator."""
         return dict(self.info["study"])
 
     @property
     def label_source(self) -> str:
-        """Who annotated."""
+        """Who annotated, as the study says of itself; a scheme of a tool's export names the tool (`TargetTables`)."""
         return str(self.info["study"]["label_source"])
+
+    @property
+    def annotator(self) -> str:
+        """The coder whose labels are the target, where the study names one; else empty: what most coders say."""
+        return str(self.info["study"].get("annotator", ""))
 
     @property
     def content_hash(self) -> str:
@@ -181,8 +190,33 @@ class Dataset:
         return pd.concat(parts, ignore_index=True)
 
     def frames(self, recording_id: str) -> pd.DataFrame:
-        """Return the sampled frames: frame, pts_s, face_found, score, box x0 to y1 and landmarks l0x to l4y (px)."""
+        """Return the sampled frames, a row each, with the participant's face where it is seen, else NaN.
+
+        Columns: frame, pts_s, face_found; score, box x0 to y1 and landmarks l0x to l4y (px); track, the participant's
+        number in `tracks` (-1 where the face isn't seen); and how well the face can be seen (`mien.media.quality`):
+        sharpness (variance of the Laplacian at 112 px), face_px (longer side of the box), yaw_proxy, pitch_proxy,
+        roll_deg (from the landmarks), brightness (mean luma of the face, 0..255).
+        """
         return pd.read_parquet(self._folder(recording_id) / "frames.parquet")
+
+    def tracks(self, recording_id: str) -> tuple[FaceTrack, ...]:
+        """Return everyone whose face was seen in a recording, the participant among them; empty without a picture."""
+        path = self._folder(recording_id) / "tracks.parquet"
+        return tracks_of(pd.read_parquet(path)) if path.is_file() else ()
+
+    def panel_box(self, recording_id: str) -> NDArray[np.float32] | None:
+        """Return the box (4,) that all crops of a recording are cut around, px; None where they follow the face.
+
+        Raises:
+            UserError: An unknown recording.
+        """
+        if self.crop != "panel":
+            return None
+        stored = read_json(self._folder(recording_id) / "recording.json").get("panel_box_xyxy")
+        if stored is not None:
+            return np.asarray(stored, np.float32)
+        boxes = self.frames(recording_id)[list(BOX_COLUMNS)].to_numpy(np.float32)
+        return median_panel(boxes) if np.isfinite(boxes).any() else None
 
     def recording_content(self, recording_id: str) -> list[str]:
         """Return what a recording's pictures depend on: the sha256 of its media, and the digest of the settings."""
@@ -229,6 +263,15 @@ class Dataset:
             samples=np.load(path, mmap_mode="r"), rate_hz=facts["audio_rate_hz"], start_s=facts["audio_start_s"]
         )
 
+    def signals(self, recording_id: str) -> SignalTable | None:
+        """Return the sensor signals on the recording's clock, None where it has none."""
+        return read_signals(self._folder(recording_id))
+
+    @property
+    def signal_units(self) -> dict[str, str]:
+        """Unit by name of every channel that any recording has."""
+        return dict(self.info["signals"])
+
     def tables(self) -> TargetTables:
         """Return what targets are made of."""
         return TargetTables(
@@ -240,7 +283,7 @@ class Dataset:
             attributes=self.attributes,
             unit=self.info["study"]["unit"],
             needs_face=self.crop == "face",
-            face_annotations=self.label_source.startswith("tool:"),
+            annotator=self.annotator,
         )
 
     def targets(self) -> list[TargetSummary]:

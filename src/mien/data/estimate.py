@@ -13,6 +13,8 @@ from mien.data.settings import PrepareConfig
 from mien.data.study import Study
 from mien.media.detectors import make_detector
 from mien.media.faces import context_picture, crop_whole
+from mien.media.panel import NUM_SAMPLES
+from mien.media.people import PeopleFinder, automatic_interval
 from mien.media.video import has_video, probe_video, sample_frames
 
 TRIAL_S = 1.5
@@ -62,15 +64,18 @@ def estimate_work(study: Study, *, config: PrepareConfig) -> Estimate:
     video_s = sum(duration_s for _, _, duration_s in known)
     num_workers = max(1, min(config.num_workers, len(infos)))
     speed = _trial([recording for recording, _, _ in known], config=config) if known else None
-    passes = 2 if config.crop == "panel" else 1
+    # A panel is looked for in a sample before the recording is read, which is a second reading of a short one.
+    num_samples = video_s * config.fps
+    looked_at = NUM_SAMPLES * len(known) if config.crop == "panel" else 0
+    panel_share = 1 + min(1.0, looked_at / max(num_samples, 1.0))
     return Estimate(
         num_recordings=len(infos) + num_silent,
         num_unreadable=num_unreadable,
         num_unknown_duration=len(infos) - len(known),
         minutes=video_s / 60,
-        num_samples=round(video_s * config.fps),
+        num_samples=round(num_samples),
         num_workers=num_workers,
-        seconds=passes * video_s / speed / num_workers if speed else None,
+        seconds=video_s * panel_share / speed / num_workers if speed else None,
         disk_bytes=sum(_num_bytes(info, duration_s=duration_s, config=config) for _, info, duration_s in known),
     )
 
@@ -83,8 +88,9 @@ def _trial(recordings: Sequence[Recording], *, config: PrepareConfig) -> float |
         with contextlib.closing(frames), contextlib.suppress(MediaError):  # type: ignore[type-var]
             start = time.perf_counter()
             first_s = last_s = next(frames).pts_s
+            finder = PeopleFinder(detector, detect_every=config.detect_every or automatic_interval(config.fps))
             for frame in frames:
-                detector.detect(frame.rgb)
+                finder.add(frame.rgb, pts_s=frame.pts_s)
                 crop_whole(frame.rgb, size_px=config.size_px)
                 context_picture(frame.rgb, width_px=config.context_width_px)
                 last_s = frame.pts_s

@@ -1,24 +1,28 @@
 """Studies as iMotions exports them: media and tables anywhere below the folder, known by their names.
 
 `RespCam_<ID>_<stimulus>_(<age>,<gender>,<number>).mp4` is the face camera, `Screen recording <n> - <ID>.mp4` the
-composite screen recording, `FEAExpressionTable*.csv` the annotations.
+composite screen recording, `FEAExpressionTable*.csv` the annotations. Sensor exports, fixations and GSR peaks are known
+by what they hold; raw AFFDEX channels count as annotations of respondents whom no expression table names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
+from mien.annotations.exports import Export, interval_table
+from mien.annotations.formats import recognised_format
 from mien.annotations.imotions import EXPRESSION_COLUMNS, read_expression_table
 from mien.annotations.tables import normalise_id, read_raw_table
 from mien.core.types import Camera, Problem, Recording
+from mien.data.exports import StudyExports, key_of, match_respondents, read_clock_file, read_exports
 from mien.data.layouts import (
     CODED_COLUMNS,
-    SEGMENT_COLUMNS,
     VIDEO_SUFFIXES,
     Attribute,
     ParticipantIds,
@@ -37,6 +41,11 @@ NAMES = (
 )
 DEFAULT_LABEL_SOURCE = "tool:AFFDEX"
 """The expression tables are what the AFFDEX classifier says of a face."""
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt"})
+SENSORS = "iMotions sensors"
+EVENT_TABLES = frozenset({"iMotions fixations", "iMotions GSR peaks"})
+"""Tables of eye and skin events: they become features per second; a fixation is no expression."""
 
 _CAMERA = re.compile(r"RespCam_(?P<who>.+?)(?:_\((?P<age>[^,()]*),(?P<gender>[^,()]*)(?:,[^()]*)?\))?", re.IGNORECASE)
 _SCREEN = re.compile(r"(?P<session>Screen recording\s*\d*)\s+-\s+(?P<who>.+)", re.IGNORECASE)
@@ -82,7 +91,17 @@ def find_imotions_study(root: Path, *, facts: StudyFile | None) -> Study:
     names = _read_names(root, expressions=expressions, participants=given, problems=problems)
     recordings = _make_recordings(names, given=given)
     source = (facts.label_source if facts else "") or DEFAULT_LABEL_SOURCE
-    annotations = _match(recordings, expressions=expressions, source=source, problems=problems)
+    shifts_s = read_clock_file(root, recordings=recordings, problems=problems)
+    annotations = _match(recordings, expressions=expressions, source=source, shifts_s=shifts_s, problems=problems)
+    exports = _read_others(
+        root,
+        recordings=recordings,
+        annotated=set(expressions["person"]),
+        source=source,
+        shifts_s=shifts_s,
+        problems=problems,
+    )
+    annotations = exports.annotations(annotations)
     return Study(
         root=root,
         name=(facts.name if facts else "") or root.resolve().name,
@@ -93,19 +112,84 @@ def find_imotions_study(root: Path, *, facts: StudyFile | None) -> Study:
         unit=facts.unit if facts else "frame",
         recordings=tuple(recordings),
         annotations=annotations,
-        coded=empty_table(CODED_COLUMNS),
-        segments=empty_table(SEGMENT_COLUMNS),
+        coded=exports.coded(empty_table(CODED_COLUMNS), annotations=annotations),
+        segments=exports.segments(),
         problems=tuple(problems),
+        signals=exports.signals,
     )
 
 
+def _read_others(
+    root: Path,
+    *,
+    recordings: list[Recording],
+    annotated: set[str],
+    source: str,
+    shifts_s: Mapping[str, float],
+    problems: list[Problem],
+) -> StudyExports:
+    """Read sensor exports, fixations and GSR peaks, and match them to recordings by respondent."""
+    found = StudyExports(label_source=source, shifts_s=shifts_s, problems=problems)
+    paths = [path for path in list_files(root, suffixes=TABLE_SUFFIXES) if not _is_expression_table(path)]
+    formats = {path: recognised_format(path) for path in paths}
+    for export in read_exports([p for p in paths if formats[p] in {SENSORS, *EVENT_TABLES}], problems=problems):
+        if formats[export.path] in EVENT_TABLES:
+            export = replace(export, intervals=interval_table([]), labels=())
+        # Expression tables are what the lab made of these channels, with its own thresholds.
+        named = export.intervals["respondent"].map(key_of).isin(annotated)
+        export = replace(export, intervals=export.intervals[~named], labels=() if named.any() else export.labels)
+        matched = match_respondents(recordings, _parts(export))
+        problems.extend(_strangers(export, matched=matched))
+        starts_s = _stimulus_starts(export) if formats[export.path] == SENSORS else {}
+        found.add(export, recordings_of=partial(_matched, matched), starts_s=starts_s)
+    return found
+
+
+def _stimulus_starts(export: Export) -> dict[tuple[str, str], float]:
+    """Return when each stimulus of a sensor export starts on the export's clock, by respondent and stimulus.
+
+    Sensor exports of several stimuli run on the session's clock, while a recording that is named after a stimulus, and
+    the tables of expressions and fixations, start with it.
+    """
+    named = export.segments[export.segments["segment"] == export.segments["stimulus"]]
+    starts = named.groupby(["respondent", "stimulus"], as_index=False)["onset_s"].min()
+    parts = zip(starts["respondent"], starts["stimulus"], strict=True)
+    return dict(zip(parts, starts["onset_s"], strict=True))
+
+
+def _matched(by_part: Mapping[tuple[str, str], list[Recording]], who: str, what: str) -> list[Recording]:
+    return by_part.get((who, what), [])
+
+
+def _parts(export: Export) -> list[tuple[str, str]]:
+    """Return respondent and stimulus of everything that an export holds."""
+    tables = [zip(t["respondent"], t["stimulus"], strict=True) for t in (export.intervals, export.segments)]
+    signals = [(signal.respondent, signal.stimulus) for signal in export.signals]
+    return list(dict.fromkeys([*(part for table in tables for part in table), *signals]))
+
+
+def _strangers(export: Export, *, matched: Mapping[tuple[str, str], Sequence[Recording]]) -> list[Problem]:
+    """Return a problem where an export describes people of whom there is no recording."""
+    known = {key_of(who) for (who, _), own in matched.items() if own}
+    missing = list(dict.fromkeys(who for who, _ in matched if key_of(who) not in known))
+    if not missing:
+        return []
+    names = ", ".join(repr(who) for who in missing[:5]) + (", ..." if len(missing) > 5 else "")
+    reason = f"it is of {names}, of whom there is no recording" if any(missing) else "it doesn't say whose it is"
+    return [
+        Problem(
+            export.path.name, "annotations", reason, "Export the participant's recording into the study, or leave it."
+        )
+    ]
+
+
 def _read_expressions(root: Path, *, problems: list[Problem]) -> pd.DataFrame:
-    tables = [path for path in list_files(root, suffixes={".csv", ".tsv", ".txt"}) if _is_expression_table(path)]
+    tables = [path for path in list_files(root, suffixes=TABLE_SUFFIXES) if _is_expression_table(path)]
     read = [read_expression_table(path, problems=problems) for path in tables]
     # A study exported twice holds the same rows twice.
     rows = pd.concat(read, ignore_index=True).drop_duplicates(ignore_index=True) if read else empty_table(_EXPRESSION)
-    rows["person"] = [_key(text) for text in rows["respondent"]]
-    rows["session"] = [_key(text) for text in rows["stimulus"]]
+    rows["person"] = [key_of(text) for text in rows["respondent"]]
+    rows["session"] = [key_of(text) for text in rows["stimulus"]]
     return rows
 
 
@@ -124,7 +208,7 @@ def _read_participants(root: Path, *, problems: list[Problem]) -> dict[str, dict
     )
     by_person: dict[str, dict[str, Attribute]] = {}
     for row, values in zip(table.rows, attributes, strict=True):
-        person = _key(row.cells["respondent"])
+        person = key_of(row.cells["respondent"])
         if person in by_person:
             reason = f"line {row.line} names {row.cells['respondent']!r} again; the first row counts"
             problems.append(Problem(path.name, "find", reason, "Keep one row per participant."))
@@ -138,8 +222,8 @@ def _read_names(
 ) -> list[_MediaName]:
     files = list_files(root, suffixes=VIDEO_SUFFIXES)
     screens = {path: match for path in files if (match := _SCREEN.fullmatch(path.stem))}
-    people = {*expressions["person"], *participants, *(_key(match["who"]) for match in screens.values())}
-    sessions = {*expressions["session"], *(_key(match["session"]) for match in screens.values())}
+    people = {*expressions["person"], *participants, *(key_of(match["who"]) for match in screens.values())}
+    sessions = {*expressions["session"], *(key_of(match["session"]) for match in screens.values())}
     names = []
     for path in files:
         if path in screens:
@@ -172,7 +256,7 @@ def split_name(text: str, *, people: Iterable[str], sessions: Iterable[str]) -> 
         return text, ""
 
     def merit(cut: int) -> tuple[bool, bool, bool, int]:
-        person, session = _key(text[:cut]), _key(text[cut + 1 :])
+        person, session = key_of(text[:cut]), key_of(text[cut + 1 :])
         return person in known_people, session in known_sessions, session.startswith("screen recording"), -cut
 
     cut = max(cuts, key=merit)
@@ -217,7 +301,7 @@ def _attributes(
     given: Mapping[str, Mapping[str, Attribute]],
 ) -> dict[str, Attribute]:
     person = recording.participant_id
-    return {**from_names.get(person, {}), **given.get(_key(person), {})}
+    return {**from_names.get(person, {}), **given.get(key_of(person), {})}
 
 
 def _known(name: str, cell: str) -> tuple[str, str]:
@@ -232,37 +316,41 @@ def _without_unknown_age(attributes: Mapping[str, Attribute]) -> dict[str, Attri
 
 
 def _match(
-    recordings: list[Recording], *, expressions: pd.DataFrame, source: str, problems: list[Problem]
+    recordings: list[Recording],
+    *,
+    expressions: pd.DataFrame,
+    source: str,
+    shifts_s: Mapping[str, float],
+    problems: list[Problem],
 ) -> pd.DataFrame:
-    """Match expressions to recordings by participant, and by stimulus where one of the two sides has several."""
-    by_person = {str(person): rows for person, rows in expressions.groupby("person", sort=False)}
-    sessions: dict[str, set[str]] = {}
-    for recording in recordings:
-        sessions.setdefault(_key(recording.participant_id), set()).add(_key(recording.session))
+    """Match expressions to recordings; what matches none is reported."""
+    parts = list(expressions.groupby(["respondent", "stimulus"], sort=False))
+    matched = match_respondents(recordings, [(str(who), str(what)) for (who, what), _ in parts])
     rows: list[dict[str, object]] = []
+    for (who, what), part in parts:
+        for recording in matched[str(who), str(what)]:
+            name = recording.recording_id
+            rows.extend(_annotation_rows(name, expressions=part, source=source, shift_s=shifts_s.get(name, 0.0)))
+    annotated = {row["recording_id"] for row in rows}
+    people = {str(person): theirs for person, theirs in expressions.groupby("person", sort=False)}
     for recording in recordings:
-        person = _key(recording.participant_id)
-        if person not in by_person:
-            continue
-        theirs = by_person[person]
-        matched = theirs[theirs["session"] == _key(recording.session)]
-        if matched.empty and len(sessions[person]) == 1 and theirs["session"].nunique() == 1:
-            matched = theirs
-        if matched.empty:
+        theirs = people.get(key_of(recording.participant_id))
+        if theirs is not None and recording.recording_id not in annotated:
             problems.append(_no_session(recording, stimuli=theirs["stimulus"].unique()))
-        rows.extend(_annotation_rows(recording.recording_id, expressions=matched, source=source))
-    problems.extend(_unmatched(by_person, people=sessions))
+    problems.extend(_unmatched(people, people={key_of(recording.participant_id) for recording in recordings}))
     return annotation_table(rows)
 
 
-def _annotation_rows(recording_id: str, *, expressions: pd.DataFrame, source: str) -> list[dict[str, object]]:
+def _annotation_rows(
+    recording_id: str, *, expressions: pd.DataFrame, source: str, shift_s: float
+) -> list[dict[str, object]]:
     annotator = source.removeprefix("tool:") if source.startswith("tool:") else ""
     columns = (expressions[name] for name in ("label", "onset_s", "offset_s"))
     return [
         {
             "recording_id": recording_id,
-            "onset_s": onset_s,
-            "offset_s": offset_s,
+            "onset_s": onset_s + shift_s,
+            "offset_s": offset_s + shift_s,
             "scheme": label,
             "annotator": annotator,
             "source": source,
@@ -293,7 +381,3 @@ def _unmatched(by_person: Mapping[str, pd.DataFrame], *, people: Iterable[str]) 
         for person, rows in by_person.items()
         if person not in known
     ]
-
-
-def _key(text: str) -> str:
-    return normalise_id(text).casefold()

@@ -19,8 +19,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         `study`, `settings`, `content_hash`; the numbers of `participants`, `groups` and `recordings`, `minutes`,
         `frames`, `faces_found` (share, None where there are no frames), `minutes_per_participant` (median); `cameras`
         (recordings by camera), `with_sound`, `not_annotated` (recordings), `attributes`, `targets`,
-        `unusable_targets` (name and reason of what can't be one), `segments`, and `failures` (rows of recording, stage,
-        reason, advice).
+        `unusable_targets` (name and reason of what can't be one), `signals` (units by channel), `segments`, and
+        `failures` (rows of recording, stage, reason, advice).
     """
     recordings = dataset.recordings
     minutes = recordings["duration_s"] / 60
@@ -47,6 +47,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
             "attributes": list(dataset.attributes),
             "targets": [asdict(target) for target in targets],
             "unusable_targets": [{"name": name, "reason": reason} for name, reason in dataset.unusable_targets()],
+            "signals": dataset.signal_units,
             "segments": _counts(dataset.segments["segment"]),
             "failures": dataset.failures.to_dict("records"),
         }

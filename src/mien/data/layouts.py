@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,7 @@ class StudyFile:
         consent: What the participants consented to.
         label_source: Who annotated: `human`, `tool:NAME`, `self-report`, `stimulus` or `synthetic`.
         unit: What one label describes.
+        annotator: The coder whose labels are the target; empty: what most coders say.
     """
 
     name: str = ""
@@ -49,6 +50,26 @@ class StudyFile:
     consent: str = ""
     label_source: str = ""
     unit: Unit = "frame"
+    annotator: str = ""
+
+
+@dataclass(frozen=True)
+class SignalSource:
+    """Where a recording's signals are read from.
+
+    Attributes:
+        path: The export.
+        respondent: Whose signals of it; None for all, where the export describes one recording.
+        stimulus: Those of which stimulus; None for all.
+        shift_s: Added to the export's times to get the recording's.
+        media: The recording's file where all of the export describes one recording, else None.
+    """
+
+    path: Path
+    respondent: str | None
+    stimulus: str | None
+    shift_s: float = 0.0
+    media: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,8 @@ class Study:
         coded: `CODED_COLUMNS`: what was looked at; time outside is missing. Empty where the study doesn't say.
         segments: `SEGMENT_COLUMNS`: questions, tasks, rest. Empty where the study has none.
         problems: What was left out, and why.
+        annotator: The coder whose labels are the target; empty: what most coders say.
+        signals: Where the signals of recordings are read from, by recording id.
     """
 
     root: Path
@@ -83,6 +106,8 @@ class Study:
     coded: pd.DataFrame
     segments: pd.DataFrame
     problems: tuple[Problem, ...]
+    annotator: str = ""
+    signals: Mapping[str, tuple[SignalSource, ...]] = field(default_factory=dict)
 
 
 def list_files(root: Path, *, suffixes: Iterable[str]) -> list[Path]:

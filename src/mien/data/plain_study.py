@@ -1,15 +1,23 @@
-"""Plain studies, written by hand: `study.yaml`, `recordings.csv` and optionally three tables of intervals."""
+"""Plain studies, written by hand: `study.yaml`, `recordings.csv` and optionally three tables of intervals.
+
+Exports of annotation tools and sensors belong to a recording where their file has its name or its media's, or where
+the column `exports` of `recordings.csv` lists them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
+from mien.annotations.formats import FORMATS
 from mien.annotations.tables import Row, normalise_id, read_intervals, read_number, read_raw_table
 from mien.core.errors import UserError
 from mien.core.types import Camera, Problem, Recording
+from mien.data.exports import StudyExports, key_of, read_clock_file, read_export_of
 from mien.data.layouts import (
     AUDIO_SUFFIXES,
     CODED_COLUMNS,
@@ -21,11 +29,14 @@ from mien.data.layouts import (
     StudyFile,
     annotation_table,
     empty_table,
+    list_files,
     typed_attributes,
     unique_id,
 )
 
-RECORDING_COLUMNS = ("media", "participant", "recording", "session", "camera", "group")
+RECORDING_COLUMNS = ("media", "participant", "recording", "session", "camera", "group", "exports", "start_utc")
+OWN_TABLES = frozenset({"recordings.csv", "annotations.csv", "coded.csv", "segments.csv", "clock.csv"})
+EXPORT_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json"}.union(*(item.suffixes for item in FORMATS)))
 FACES = ("", "main", "left", "right")
 
 IdsByName = dict[str, list[str]]
@@ -62,8 +73,10 @@ def find_plain_study(root: Path, *, facts: StudyFile | None) -> Study:
     if not is_plain(root):
         raise missing_recordings(root)
     problems: list[Problem] = []
-    recordings, ids = _read_recordings(root, problems=problems)
+    recordings, ids, listed = _read_recordings(root, problems=problems)
     annotations = _read_annotations(root, ids=ids, source=facts.label_source, problems=problems)
+    exports = _read_exports(root, recordings=recordings, listed=listed, source=facts.label_source, problems=problems)
+    annotations = exports.annotations(annotations)
     _refuse_shared_names(recordings, annotations=annotations)
     return Study(
         root=root,
@@ -75,13 +88,101 @@ def find_plain_study(root: Path, *, facts: StudyFile | None) -> Study:
         unit=facts.unit,
         recordings=tuple(recordings),
         annotations=annotations,
-        coded=_read_coded(root, ids=ids, problems=problems),
-        segments=_read_segments(root, ids=ids, problems=problems),
+        coded=exports.coded(_read_coded(root, ids=ids, problems=problems), annotations=annotations),
+        segments=exports.segments(_read_segments(root, ids=ids, problems=problems)),
         problems=tuple(problems),
+        signals=exports.signals,
     )
 
 
-def _read_recordings(root: Path, *, problems: list[Problem]) -> tuple[list[Recording], IdsByName]:
+@dataclass(frozen=True)
+class _Listed:
+    """What `recordings.csv` says of a recording besides the recording itself.
+
+    Attributes:
+        name: Its name there.
+        exports: Its exports, as listed.
+        start_utc_s: When it starts, s since 1970 (UTC); None where it doesn't say.
+    """
+
+    name: str
+    exports: tuple[str, ...]
+    start_utc_s: float | None
+
+
+def _read_exports(
+    root: Path,
+    *,
+    recordings: Sequence[Recording],
+    listed: Mapping[str, _Listed],
+    source: str,
+    problems: list[Problem],
+) -> StudyExports:
+    """Read the exports of each recording."""
+    shifts_s = read_clock_file(root, recordings=recordings, problems=problems)
+    found = StudyExports(label_source=source, shifts_s=shifts_s, problems=problems)
+    by_stem = _exports_by_stem(root)
+    for recording in recordings:
+        own = listed[recording.recording_id]
+        stems = {key_of(own.name), key_of(recording.path.stem)}
+        paths = [path for stem in sorted(stems) for path in by_stem.get(stem, [])]
+        for name in own.exports:
+            path = _find_media(root, name)
+            if path is None:
+                reason = f"recordings.csv lists the export {name}, which isn't there"
+                problems.append(Problem(recording.recording_id, "annotations", reason, "Correct the path."))
+            elif path not in paths:
+                paths.append(path)
+        for path in paths:
+            _add_export(found, recording, path, start_utc_s=own.start_utc_s)
+    return found
+
+
+def _add_export(found: StudyExports, recording: Recording, path: Path, *, start_utc_s: float | None) -> None:
+    export = read_export_of(recording, path, problems=found.problems)
+    if export is None:
+        return
+    shift_s = 0.0
+    if export.start_utc_s is not None:
+        if start_utc_s is None:
+            reason = f"{path.name} gives its times in UTC, and nothing says when the recording starts; left out"
+            advice = "Add the column start_utc to recordings.csv, such as 2026-03-01T14:05:09.25Z."
+            found.problems.append(Problem(recording.recording_id, "annotations", reason, advice))
+            return
+        shift_s = export.start_utc_s - start_utc_s
+    found.add(export, recordings_of=lambda _who, _what: [recording], shift_s=shift_s, media=recording.path)
+
+
+def _exports_by_stem(root: Path) -> dict[str, list[Path]]:
+    """Return the files below the study that could be an export, by the name that their recording has."""
+    files = list_files(root, suffixes=EXPORT_SUFFIXES)
+    own = {root / name for name in OWN_TABLES}
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        if path not in own:
+            found.setdefault(key_of(path.stem), []).append(path)
+    return found
+
+
+def _start_utc(text: str, *, line: int, name: str, problems: list[Problem]) -> float | None:
+    """Return a cell of start_utc as seconds since 1970; a time without a zone is UTC."""
+    if not text:
+        return None
+    seconds = read_number(text)
+    if seconds == seconds:
+        return seconds
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        reason = f"line {line} of recordings.csv has the start_utc {text!r}, which is no time"
+        advice = "Write it as 2026-03-01T14:05:09.25Z, or in seconds since 1970."
+        problems.append(Problem(name, "annotations", reason, advice))
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _read_recordings(root: Path, *, problems: list[Problem]) -> tuple[list[Recording], IdsByName, dict[str, _Listed]]:
+    """Return the recordings, their ids by what other tables may call them, and what else is listed of each, by id."""
     path = root / "recordings.csv"
     table = read_raw_table(
         path,
@@ -95,6 +196,7 @@ def _read_recordings(root: Path, *, problems: list[Problem]) -> tuple[list[Recor
     participants, taken = ParticipantIds(), set[str]()
     recordings: list[Recording] = []
     ids: IdsByName = {}
+    listed: dict[str, _Listed] = {}
     views: dict[str, tuple[str, set[str]]] = {}
     for row, values, stem in zip(table.rows, attributes, stems, strict=True):
         media, camera = row.cells["media"], row.cells.get("camera", "")
@@ -114,10 +216,13 @@ def _read_recordings(root: Path, *, problems: list[Problem]) -> tuple[list[Recor
             advice = f"Put the file there (paths count from {root}), or correct the path."
             problems.append(Problem(recording_id, "find", reason, advice))
             continue
+        named = tuple(item.strip() for item in row.cells.get("exports", "").split(";") if item.strip())
+        starts = _start_utc(row.cells.get("start_utc", ""), line=row.line, name=recording_id, problems=problems)
+        listed[recording_id] = _Listed(name, exports=named, start_utc_s=starts)
         group = normalise_id(row.cells.get("group", "")) or participant
         recordings.append(_recording(row, recording_id, participant, found, group=group, attributes=values))
     _refuse_split_people(recordings)
-    return recordings, ids
+    return recordings, ids, listed
 
 
 def _recording(
@@ -147,7 +252,7 @@ def _without_suffix(media: str) -> str:
 def _find_media(root: Path, media: str) -> Path | None:
     # Tables written on Windows separate folders by backslashes.
     candidates = (root / media, root / media.replace("\\", "/"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _check_views(name: str, *, camera: str, participant: str, views: dict[str, tuple[str, set[str]]]) -> None:

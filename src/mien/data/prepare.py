@@ -22,9 +22,11 @@ from mien.data.estimate import Estimate, estimate_work
 from mien.data.layouts import ANNOTATION_COLUMNS
 from mien.data.process import FACTS_FILE, Job, finished_facts
 from mien.data.settings import PrepareConfig
+from mien.data.signals import write_all_signals
 from mien.data.study import Study, find_study
 from mien.data.workers import run_jobs
 from mien.media.detectors import make_detector
+from mien.media.speech import check_speech_detector
 
 __all__ = ["Estimate", "PrepareConfig", "prepare"]
 
@@ -58,6 +60,8 @@ def prepare(
     study = find_study(study_root, layout=config.layout, media=config.media)
     if dry_run:
         return estimate_work(study, config=config)
+    if config.speech != "none":
+        check_speech_detector(config.speech)
     detector = make_detector(config.detector).name
     _check_out(out, study=study, settings=config.resolved(detector=detector))
     folders = out / "recordings"
@@ -72,7 +76,15 @@ def prepare(
             f"{first.recording}: {first.reason}. {first.advice}"
         )
     _remove_strangers(folders, known={fact["recording_id"] for fact in facts})
-    _write_tables(out, study=study, facts=facts, problems=problems, settings=config.resolved(detector=detector))
+    signals = write_all_signals(
+        study.signals,
+        folders=folders,
+        ends_s={fact["recording_id"]: fact["duration_s"] for fact in facts},
+        rate_hz=config.signals_hz,
+        problems=problems,
+    )
+    settings = config.resolved(detector=detector)
+    _write_tables(out, study=study, facts=facts, problems=problems, settings=settings, signals=signals)
     return Dataset.open(out)
 
 
@@ -156,14 +168,21 @@ def _remove_strangers(folders: Path, *, known: Iterable[str]) -> None:
 
 
 def _write_tables(
-    out: Path, *, study: Study, facts: Sequence[Facts], problems: Sequence[Problem], settings: Mapping[str, Any]
+    out: Path,
+    *,
+    study: Study,
+    facts: Sequence[Facts],
+    problems: Sequence[Problem],
+    settings: Mapping[str, Any],
+    signals: Mapping[str, Facts],
 ) -> None:
     # Without dataset.json the folder isn't a dataset, so a kill between two tables can't leave a mixed one.
     (out / INFO_FILE).unlink(missing_ok=True)
     recordings, attributes = _recordings_table(facts)
     annotations, other_faces = _annotations_table(study, facts=facts, face=settings["face"])
     problems = [*problems, *other_faces]
-    tables = {"annotations": annotations, "coded": study.coded, "segments": study.segments}
+    coded = _ended(study.coded, "to_s", facts=facts)
+    tables = {"annotations": annotations, "coded": coded, "segments": study.segments}
     used = set(recordings["recording_id"])
     tables = {name: table[table["recording_id"].isin(used)].reset_index(drop=True) for name, table in tables.items()}
     write_parquet(out / "recordings.parquet", recordings)
@@ -177,28 +196,53 @@ def _write_tables(
         "format": FORMAT,
         "mien": version("mien"),
         "study": {
-            name: getattr(study, name) for name in ("name", "layout", "label_source", "purpose", "consent", "unit")
+            name: getattr(study, name)
+            for name in ("name", "layout", "label_source", "purpose", "consent", "unit", "annotator")
         },
         "config": dict(settings),
         "attributes": attributes,
+        "signals": _signal_units(signals),
         "num_recordings": len(recordings),
         "num_participants": recordings["participant_id"].nunique(),
         "num_failures": len(problems),
-        "content_hash": _content_hash(study, facts=facts, tables=tables, settings=settings),
+        "content_hash": _content_hash(study, facts=facts, tables=tables, settings=settings, signals=signals),
     }
     write_json(out / INFO_FILE, info)
 
 
 def _content_hash(
-    study: Study, *, facts: Sequence[Facts], tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any]
+    study: Study,
+    *,
+    facts: Sequence[Facts],
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],
+    signals: Mapping[str, Facts],
 ) -> str:
     content = {
         "recordings": [[fact[name] for name in _CONTENT] for fact in facts],
         "config": dict(settings),
-        "study": [study.label_source, study.unit],
+        # Named only where one is: datasets of before keep their hash.
+        "study": [study.label_source, study.unit, *filter(None, [study.annotator])],
+        "signals": {name: fact["digest"] for name, fact in signals.items()},
         "tables": {name: json.loads(table.to_json(orient="values")) for name, table in tables.items()},
     }
     return digest_of(content, length=64)
+
+
+def _signal_units(signals: Mapping[str, Facts]) -> dict[str, str]:
+    """Return the unit of every channel that any recording has."""
+    units: dict[str, str] = {}
+    for fact in signals.values():
+        for name, unit in zip(fact["names"], fact["units"], strict=True):
+            units.setdefault(name, unit)
+    return dict(sorted(units.items()))
+
+
+def _ended(table: pd.DataFrame, column: str, *, facts: Sequence[Facts]) -> pd.DataFrame:
+    """Return intervals without an end as ending with their recording."""
+    ends_s = {fact["recording_id"]: fact["duration_s"] for fact in facts}
+    open_ended = table[column] == math.inf
+    return table.assign(**{column: table[column].where(~open_ended, table["recording_id"].map(ends_s))})
 
 
 _LATE = (
@@ -240,8 +284,7 @@ def _annotations_table(study: Study, *, facts: Sequence[Facts], face: str) -> tu
         for recording_id, rows in other.groupby("recording_id")
     ]
     table = table.drop(index=other.index)[list(ANNOTATION_COLUMNS)].reset_index(drop=True)
-    open_ended = table["offset_s"] == math.inf
-    table.loc[open_ended, "offset_s"] = table.loc[open_ended, "recording_id"].map(ends_s).astype("float64")
+    table = _ended(table, "offset_s", facts=facts).astype({"offset_s": "float64"})
     return table, [*problems, *_starts_after_end(table, ends_s=ends_s)]
 
 

@@ -6,29 +6,43 @@ The folder appears whole or not at all, so a run that was killed finds finished 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from mien.core.errors import MediaError, UserError
 from mien.core.storage import atomic_directory, read_json, sha256_file, write_json
-from mien.core.types import Face, Problem, Recording
+from mien.core.types import Audio, Problem, Recording
 from mien.data.arrays import NpyWriter
+from mien.data.pictures import (
+    BOX_COLUMNS,
+    FRAME_COLUMNS,
+    LANDMARK_COLUMNS,
+    Pictures,
+    PictureSettings,
+    make_pictures,
+    no_frames,
+)
 from mien.data.settings import PrepareConfig
-from mien.media.audio import read_audio
+from mien.data.signals import write_speech
+from mien.media.audio import stream_audio
 from mien.media.detectors import FaceDetector
-from mien.media.faces import choose_face, context_picture, crop_frame, crop_square, median_panel
-from mien.media.video import DecodeLog, has_video, probe_video, sample_frames
+from mien.media.speech import speech_activity
+from mien.media.video import DecodeLog, has_video, probe_video
 
-BOX_COLUMNS = ("x0", "y0", "x1", "y1")
-LANDMARK_COLUMNS = tuple(f"l{number}{axis}" for number in range(5) for axis in "xy")
-FACE_COLUMNS = ("score", *BOX_COLUMNS, *LANDMARK_COLUMNS)
-FRAME_COLUMNS = ("frame", "pts_s", "face_found", *FACE_COLUMNS)
+__all__ = [
+    "BOX_COLUMNS",
+    "FACTS_FILE",
+    "FRAME_COLUMNS",
+    "LANDMARK_COLUMNS",
+    "Job",
+    "finished_facts",
+    "identity",
+    "media_state",
+    "prepare_recording",
+]
 
 FACTS_FILE = "recording.json"
 
@@ -48,25 +62,6 @@ class Job:
     root: Path
     folder: Path
     config: PrepareConfig
-
-
-@dataclass
-class _Track:
-    """The sampled frames of a recording."""
-
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-
-    def add(self, *, pts_s: float, face: Face | None) -> None:
-        if face is None:
-            values: tuple[float, ...] = (np.nan,) * len(FACE_COLUMNS)
-        else:
-            values = (face.score, *map(float, face.box_xyxy), *map(float, face.landmarks_xy.ravel()))
-        self.rows.append((len(self.rows), pts_s, face is not None, *values))
-
-    def table(self) -> pd.DataFrame:
-        """Return `FRAME_COLUMNS`, one row per sampled frame; positions in px, NaN where there is no face."""
-        types = {"frame": "int64", "pts_s": "float64", "face_found": "bool", **dict.fromkeys(FACE_COLUMNS, "float32")}
-        return pd.DataFrame(self.rows, columns=list(FRAME_COLUMNS)).astype(types)
 
 
 def prepare_recording(job: Job, *, detector: FaceDetector) -> None:
@@ -147,28 +142,24 @@ def finished_facts(job: Job, *, detector: str) -> dict[str, Any] | None:
 def _write_video(folder: Path, *, job: Job, detector: FaceDetector, problems: list[Problem]) -> dict[str, Any]:
     config, path = job.config, job.recording.path
     info, log = probe_video(path), DecodeLog()
-    track = _Track()
-    context: NpyWriter | None = None
-    with NpyWriter(folder / "crops.npy", row_shape=(config.size_px, config.size_px, 3)) as crops:
-        try:
-            for frame in sample_frames(path, fps=config.fps, threads=1, log=log):
-                face = choose_face(detector.detect(frame.rgb), choice=config.face)
-                track.add(pts_s=frame.pts_s, face=face)
-                picture = context_picture(frame.rgb, width_px=config.context_width_px)
-                context = context or NpyWriter(folder / "context.npy", row_shape=picture.shape)
-                context.append(_fit(picture, shape=context.row_shape))
-                if config.crop != "panel":
-                    crops.append(_crop(frame.rgb, face=face, config=config))
-        finally:
-            if context is not None:
-                context.close()
-        frames = track.table()
-        if config.crop == "panel":
-            _crop_panel(crops, path=path, boxes_xyxy=frames[list(BOX_COLUMNS)].to_numpy(), config=config)
-    assert crops.num_rows == len(frames), "a crop for each sampled frame"
+    settings = PictureSettings(
+        fps=config.fps,
+        crop=config.crop,
+        face=config.face,
+        size_px=config.size_px,
+        margin=config.margin,
+        detect_every=config.detect_every,
+        context_width_px=config.context_width_px,
+    )
+    pictures = make_pictures(path, settings=settings, detector=detector, folder=folder, log=log)
+    frames = pictures.frames
     frames.to_parquet(folder / "frames.parquet", index=False, compression="zstd")
-    if log.num_corrupt:
-        problems.append(_damaged(job.recording, log=log))
+    pictures.track_table().to_parquet(folder / "tracks.parquet", index=False, compression="zstd")
+    if pictures.choice.is_close:
+        problems.append(_close_choice(job, pictures=pictures))
+    if loss := log.describe_loss():
+        advice = "The rest is used. Play it to check, or copy it from its source again."
+        problems.append(Problem(job.recording.recording_id, "video", f"{path.name}: {loss}", advice))
     first_s, last_s = frames["pts_s"].iloc[0], log.last_pts_s
     assert last_s is not None, "there is a frame, so there is a last one"
     # The mean rate: dropped frames lower it, so it shows them beside the declared one.
@@ -182,59 +173,73 @@ def _write_video(folder: Path, *, job: Job, detector: FaceDetector, problems: li
         "codec": info.codec,
         "num_frames": len(frames),
         "num_faces": int(frames["face_found"].sum()),
+        **_people_facts(pictures),
         "video_end_s": last_s + (1.0 / rate if rate else 1.0 / config.fps),
     }
 
 
 def _no_video(folder: Path) -> dict[str, Any]:
-    _Track().table().to_parquet(folder / "frames.parquet", index=False, compression="zstd")
+    no_frames().to_parquet(folder / "frames.parquet", index=False, compression="zstd")
     unknown = ("duration_declared_s", "fps_declared", "fps_measured", "width", "height", "codec", "video_end_s")
     return {**dict.fromkeys(unknown), "num_frames": 0, "num_faces": 0}
 
 
 def _write_audio(folder: Path, *, job: Job, required: bool, problems: list[Problem]) -> dict[str, Any]:
     """Write the sound; a recording with a picture can do without it, any other can't."""
-    audio = None
-    try:
-        audio = read_audio(job.recording.path, rate_hz=job.config.audio_rate_hz)
-    except MediaError as error:
-        if required:
-            raise
-        reason = f"{error.reason}; prepared without sound"
-        problems.append(Problem(job.recording.recording_id, "audio", reason, error.advice))
-    if audio is None:
+    rate_hz, start_s = job.config.audio_rate_hz, None
+    path = folder / "audio.npy"
+    with NpyWriter(path, row_shape=(), dtype=np.int16) as writer:
+        try:
+            for block in stream_audio(job.recording.path, rate_hz=rate_hz):
+                start_s = block.start_s if start_s is None else start_s
+                writer.extend(block.samples)
+        except MediaError as error:
+            if required:
+                raise
+            reason = f"{error.reason}; prepared without sound"
+            problems.append(Problem(job.recording.recording_id, "audio", reason, error.advice))
+    if start_s is None:
+        path.unlink()
         if required:
             reason = f"{job.recording.path.name} has neither picture nor sound"
             raise MediaError(reason, advice="Export or copy it again.")
         return {"audio_start_s": None, "audio_rate_hz": None, "audio_end_s": None}
-    np.save(folder / "audio.npy", audio.samples)
-    end_s = audio.start_s + len(audio.samples) / audio.rate_hz
-    return {"audio_start_s": audio.start_s, "audio_rate_hz": audio.rate_hz, "audio_end_s": end_s}
+    if job.config.speech != "none":
+        audio = Audio(samples=np.load(path, mmap_mode="r"), rate_hz=rate_hz, start_s=start_s)
+        write_speech(folder, speech_activity(audio, detector=job.config.speech))
+    return {
+        "audio_start_s": start_s,
+        "audio_rate_hz": rate_hz,
+        "audio_end_s": start_s + writer.num_rows / rate_hz,
+    }
 
 
-def _crop(rgb: NDArray[np.uint8], *, face: Face | None, config: PrepareConfig) -> NDArray[np.uint8]:
-    box = None if face is None else face.box_xyxy
-    crop = crop_frame(rgb, box, kind=config.crop, margin=config.margin, size_px=config.size_px)
-    return np.zeros((config.size_px, config.size_px, 3), dtype=np.uint8) if crop is None else crop
+def _people_facts(pictures: Pictures) -> dict[str, Any]:
+    """Return who is in the picture: how many, which one is the participant and in what share of the frames."""
+    panel = pictures.panel
+    facts: dict[str, Any] = {
+        "num_tracks": len(pictures.tracks),
+        "track": pictures.choice.track,
+        "track_share": float(pictures.frames["face_found"].mean()),
+        "rival_track": pictures.choice.rival,
+        "rival_ratio": round(pictures.choice.ratio, 4),
+    }
+    if panel is not None:
+        facts["panel_box_xyxy"] = panel.box_xyxy
+        facts["panel_border_xyxy"] = panel.border_xyxy
+        facts["panel_face_share"] = panel.face_share
+    return facts
 
 
-def _crop_panel(crops: NpyWriter, *, path: Path, boxes_xyxy: NDArray[np.float32], config: PrepareConfig) -> None:
-    """Cut every frame at the recording's median face box, in a second pass, because only now it is known."""
-    if not np.isfinite(boxes_xyxy).any():
-        advice = "Use --crop none for the whole picture, or leave the recording out."
-        raise MediaError(f"{path.name} shows no face in any sampled frame, so it has no panel", advice=advice)
-    box = median_panel(boxes_xyxy)
-    for frame in sample_frames(path, fps=config.fps, threads=1):
-        crops.append(crop_square(frame.rgb, box, margin=config.margin, size_px=config.size_px))
-
-
-def _fit(picture: NDArray[np.uint8], *, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return a picture in the shape of the recording's first one: some recorders change size on the way."""
-    if picture.shape == shape:
-        return picture
-    return np.asarray(cv2.resize(picture, (shape[1], shape[0]), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _damaged(recording: Recording, *, log: DecodeLog) -> Problem:
-    reason = f"{recording.path.name} has {log.num_corrupt} damaged packets, skipped; {log.num_frames} frames are used"
-    return Problem(recording.recording_id, "video", reason, "Play it to check, or copy it from its source again.")
+def _close_choice(job: Job, *, pictures: Pictures) -> Problem:
+    choice, path = pictures.choice, job.recording.path
+    if job.config.face == "main":
+        reason = (
+            f"{path.name} shows {len(pictures.tracks)} people; the largest and most present, track {choice.track}, is "
+            f"taken for the participant, but track {choice.rival} has {choice.ratio:.0%} of its weight (area and time)"
+        )
+        advice = "Look at tracks.parquet; choose with --face left or --face right if it isn't the participant."
+    else:
+        reason = f"{path.name}: the faces of tracks {choice.track} and {choice.rival} are at nearly the same place"
+        advice = f"Look at tracks.parquet; --face {job.config.face} tells people apart who sit beside each other."
+    return Problem(job.recording.recording_id, "faces", reason, advice)

@@ -22,6 +22,7 @@ from mien.data.layouts import (
 from mien.data.plain_study import find_plain_study, is_plain, missing_recordings
 from mien.data.ravdess_study import NAMES as RAVDESS_NAMES
 from mien.data.ravdess_study import find_ravdess_study, is_ravdess
+from mien.data.votes import coder_names
 
 __all__ = ["Layout", "LayoutChoice", "Problem", "Study", "find_study"]
 
@@ -42,7 +43,8 @@ def find_study(root: Path, *, layout: LayoutChoice = "auto", media: MediaChoice 
         media: Which recordings to use; `auto` takes per participant the camera where there is one, else the screen.
 
     Raises:
-        UserError: There is no such folder, no recording in it, an unknown layout, or a table that can't be read.
+        UserError: There is no such folder, no recording in it, an unknown layout, a table that can't be read, or an
+            `annotator` in `study.yaml` who annotated nothing.
     """
     root = Path(root)
     if layout not in get_args(LayoutChoice):
@@ -60,7 +62,8 @@ def find_study(root: Path, *, layout: LayoutChoice = "auto", media: MediaChoice 
     recordings = choose_media(study.recordings, media=media)
     if not recordings:
         raise _no_recordings(study, media=media)
-    return _restrict(replace(study, recordings=recordings))
+    annotator = _annotator(study, name=facts.annotator if facts else "")
+    return _restrict(replace(study, recordings=recordings, annotator=annotator))
 
 
 def detect_layout(root: Path) -> Layout:
@@ -92,6 +95,16 @@ def _no_recordings(study: Study, *, media: MediaChoice) -> UserError:
         return UserError(f"{study.root} has no recordings for media {media!r}; it has: {', '.join(cameras)}.")
     first = f" First of {len(study.problems)} problems: {study.problems[0].reason}." if study.problems else ""
     return UserError(f"No recordings in {study.root} as layout {study.layout!r}.{first} {LOOKED_FOR}.")
+
+
+def _annotator(study: Study, *, name: str) -> str:
+    """Return the coder whom `study.yaml` names, as the tables spell them."""
+    names = coder_names(study.annotations, study.coded)
+    found = next((known for known in names if known.casefold() == name.casefold()), None)
+    if name and found is None:
+        hint = "Without the line 'annotator: ...' in study.yaml the target is what most coders say."
+        raise unknown_name("annotator", got=name, allowed=names, hint=hint)
+    return found or ""
 
 
 def _restrict(study: Study) -> Study:

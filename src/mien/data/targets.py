@@ -1,8 +1,8 @@
 """Targets: what annotations and attributes say of each sampled frame, and where they say nothing.
 
 Missing is not negative. A frame is missing where its recording isn't annotated, where nobody coded, where a scheme of
-several classes has no interval, where coders disagree, where it is in no segment though one label describes a segment,
-and where a tool that reads faces had no face to read.
+several classes has no interval, where as many coders say one thing as another, where it is in no segment though one
+label describes a segment, and where a tool that reads faces had no face to read.
 """
 
 from __future__ import annotations
@@ -18,25 +18,13 @@ from mien.core.errors import UserError, unknown_name
 from mien.core.labels import TargetKind, Unit
 from mien.data.layouts import SEGMENT_COLUMNS, empty_table
 from mien.data.segments import NO_SEGMENT, segments_of
+from mien.data.votes import NO_ATTRIBUTE, NOT_ANNOTATED, OUTSIDE_SEGMENTS, Codes, votes_on
 
 MAX_CLASSES = 20
 """More classes than this are text or numbers, not categories that a study of people can tell apart."""
 
 NUMBERS = "numbers, not categories"
 """Why most attributes that are no targets aren't, in the message that says so."""
-
-Codes = NDArray[np.int64]
-
-NOT_ANNOTATED, NOT_CODED, NO_INTERVAL, DISAGREEMENT, NO_ATTRIBUTE, OUTSIDE_SEGMENTS = -1, -2, -3, -4, -5, -6
-REASONS = {
-    NOT_ANNOTATED: "recording not annotated",
-    NOT_CODED: "time that nobody coded",
-    NO_INTERVAL: "outside every interval of the scheme",
-    DISAGREEMENT: "coders disagree",
-    NO_ATTRIBUTE: "attribute not given",
-    OUTSIDE_SEGMENTS: "outside every segment",
-}
-"""Why a frame is missing, by its negative code."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +39,8 @@ class TargetTables:
         attributes: Columns of `recordings` that can be targets.
         unit: What one annotation describes.
         needs_face: Whether a sample without a face can't be used, whatever the target: its crop is empty.
-        face_annotations: Whether the annotations come from a tool that reads faces: where no face was found it can't
-            have seen one either, so that its silence isn't a negative, whatever the crops show.
         segments: Questions, tasks, rest; they matter where the unit is the segment.
+        annotator: The coder whose labels are the target; empty: what most coders say.
     """
 
     recordings: pd.DataFrame
@@ -63,8 +50,13 @@ class TargetTables:
     attributes: tuple[str, ...]
     unit: Unit
     needs_face: bool
-    face_annotations: bool
     segments: pd.DataFrame = field(default_factory=lambda: empty_table(SEGMENT_COLUMNS))
+    annotator: str = ""
+
+    def source_of(self, scheme: str) -> str:
+        """Return who annotated a scheme; several, joined by "and", are one label that isn't known."""
+        rows = self.annotations["scheme"] == scheme
+        return " and ".join(sorted(self.annotations.loc[rows, "source"].fillna("").unique()))
 
 
 @dataclass(frozen=True)
@@ -151,28 +143,15 @@ def find_target(tables: TargetTables, name: str) -> TargetSpec:
 def label_samples(tables: TargetTables, spec: TargetSpec) -> Codes:
     """Return the class code of each sample (N,), or a negative code of `REASONS` where it is missing.
 
-    Where the study says what was coded, an annotator's intervals count within what this annotator coded. Rows of
-    `coded.csv` without an annotator are of all of them; annotators whom it doesn't name, and intervals without an
-    annotator, count wherever anybody coded, because nothing more is known of them.
+    Each coder who looked has one vote (`mien.data.votes` says who looked where): the class is that of most coders, and
+    missing where as many say something else. Where the study names one annotator, it is what that one says.
     """
     samples = tables.samples
     if spec.source == "attribute":
         by_recording = dict(zip(tables.recordings["recording_id"], _codes(tables, spec), strict=True))
         return samples["recording_id"].map(by_recording).to_numpy(dtype=np.int64)
-    annotations = {str(name): rows for name, rows in tables.annotations.groupby("recording_id")}
-    coded = None
-    if len(tables.coded):
-        looked_at = tables.coded[tables.coded["label"].isin(["", spec.name])]
-        coded = {str(name): rows for name, rows in looked_at.groupby("recording_id")}
-    codes = np.full(len(samples), NOT_ANNOTATED, dtype=np.int64)
-    for recording_id, rows in samples.groupby("recording_id").indices.items():
-        pts_s = samples["pts_s"].to_numpy()[rows]
-        intervals = annotations.get(str(recording_id))
-        own = None if intervals is None else intervals[intervals["scheme"] == spec.name]
-        if coded is not None:
-            codes[rows] = _label_coded(pts_s, own, coded=coded.get(str(recording_id)), spec=spec)
-        elif intervals is not None:
-            codes[rows] = _label_times(pts_s, own, spec=spec)
+    votes = votes_on(tables, spec)
+    codes = votes.of_coder(tables.annotator) if tables.annotator else votes.majority(len(spec.classes))
     if spec.unit == "segment":
         outside = segments_of(samples, tables.segments)["segment_id"].to_numpy() == NO_SEGMENT
         # Why a recording as a whole is missing says more.
@@ -181,8 +160,13 @@ def label_samples(tables: TargetTables, spec: TargetSpec) -> Codes:
 
 
 def usable(tables: TargetTables, codes: Codes, *, spec: TargetSpec) -> NDArray[np.bool_]:
-    """Return which samples can be used (N,): they have a class, and a face where the crop or the label needs one."""
-    needs_face = tables.needs_face or (tables.face_annotations and spec.source == "annotation")
+    """Return which samples can be used (N,): they have a class, and a face where the crop or the label needs one.
+
+    A tool that reads faces can't have seen one where none was found, so that its silence isn't a negative, whatever the
+    crops show.
+    """
+    by_tool = spec.source == "annotation" and tables.source_of(spec.name).startswith("tool:")
+    needs_face = tables.needs_face or by_tool
     faces = tables.samples["face_found"].to_numpy(dtype=bool)
     return (codes >= 0) & (faces | (not needs_face))
 
@@ -282,53 +266,3 @@ def _codes(tables: TargetTables, spec: TargetSpec) -> list[int]:
     column = tables.recordings[spec.name]
     texts = _texts(column)
     return [NO_ATTRIBUTE if missing else code_of[text] for text, missing in zip(texts, column.isna(), strict=True)]
-
-
-def _label_coded(
-    pts_s: NDArray[np.float64], intervals: pd.DataFrame | None, *, coded: pd.DataFrame | None, spec: TargetSpec
-) -> Codes:
-    """Label the times of one recording of which somebody said what was coded."""
-    within = _inside(pts_s, coded, start="from_s", end="to_s")
-    counted = None
-    if intervals is not None and coded is not None:
-        annotators, of = _same_name(intervals["annotator"]), _same_name(coded["annotator"])
-        counted = np.empty((len(intervals), len(pts_s)), dtype=bool)
-        for annotator in annotators.unique():
-            own = coded[of.isin(["", annotator])] if annotator and (of == annotator).any() else coded
-            counted[(annotators == annotator).to_numpy()] = _inside(pts_s, own, start="from_s", end="to_s")
-    return np.where(within, _label_times(pts_s, intervals, spec=spec, counted=counted), NOT_CODED).astype(np.int64)
-
-
-def _same_name(annotators: pd.Series[str]) -> pd.Series[str]:
-    return annotators.fillna("").astype(str).str.strip().str.casefold()
-
-
-def _label_times(
-    pts_s: NDArray[np.float64],
-    intervals: pd.DataFrame | None,
-    *,
-    spec: TargetSpec,
-    counted: NDArray[np.bool_] | None = None,
-) -> Codes:
-    """Label times (N,); `counted` (intervals, N) says which intervals count when, None for all always."""
-    votes = np.zeros((len(pts_s), len(spec.classes)), dtype=np.int64)
-    if intervals is not None:
-        code_of = {name: code for code, name in enumerate(spec.classes)}
-        rows = zip(intervals["onset_s"], intervals["offset_s"], intervals["value"], strict=True)
-        for number, (onset_s, offset_s, value) in enumerate(rows):
-            inside = (pts_s >= onset_s) & (pts_s < offset_s)
-            votes[inside if counted is None else inside & counted[number], 1 if spec.presence else code_of[value]] += 1
-    if spec.presence:
-        return (votes[:, 1] > 0).astype(np.int64)
-    most = votes.max(axis=1)
-    tied = (votes == most[:, None]).sum(axis=1) > 1
-    return np.where(most == 0, NO_INTERVAL, np.where(tied, DISAGREEMENT, votes.argmax(axis=1))).astype(np.int64)
-
-
-def _inside(pts_s: NDArray[np.float64], intervals: pd.DataFrame | None, *, start: str, end: str) -> NDArray[np.bool_]:
-    """Return which times lie in any half-open interval [start, end)."""
-    inside = np.zeros(len(pts_s), dtype=bool)
-    if intervals is not None:
-        for start_s, end_s in zip(intervals[start], intervals[end], strict=True):
-            inside |= (pts_s >= start_s) & (pts_s < end_s)
-    return inside

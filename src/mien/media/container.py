@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from mien.core.errors import MediaError
@@ -26,8 +26,25 @@ NOT_MEDIA_FORMATS = ("tty",)
 PICTURE_DISPOSITIONS = Disposition.attached_pic | Disposition.timed_thumbnails
 """Cover pictures of sound files and thumbnails: streams that hold a picture yet no recording."""
 
+GENERATE_PTS = 1
+"""FFmpeg's AVFMT_FLAG_GENPTS, which PyAV sets."""
+
+CUT_OFF_S = 1.0
+"""A stream that ends this much earlier than it declares was cut off; rounding and a long last frame stay below."""
+
 MAX_READ_ERRORS = 3
 """Read errors in a row after which the rest of a file counts as unreadable."""
+
+OPEN_TIMEOUT_S, READ_TIMEOUT_S = 120.0, 60.0
+"""How long opening a file and reading one packet may take: a slow share stays well below, one that hangs ends."""
+
+MAX_BARREN_S = 60.0
+"""Seconds of decoding without any frame after which a stream counts as undecodable. Decoders give up on a damaged
+packet in milliseconds, so this is hours of damage, or a file that was made to keep them busy."""
+
+MAX_PICTURE_PX = 150_000_000
+"""Largest picture that is decoded (a 12K camera has 80 million px): a few bytes of header can declare one that fills
+the memory."""
 
 
 @dataclass
@@ -35,21 +52,53 @@ class DecodeLog:
     """What decoding met; pass one in to learn how damaged a file is.
 
     Attributes:
-        num_frames: Frames that were decoded and have a time.
-        num_corrupt: Damaged packets that were skipped (with several threads: at least so many).
-        num_untimed: Frames dropped because neither pts nor dts is known.
+        strategy: `all` decodes every frame; `wanted` decodes those that were asked for and what they need.
+        strategy_reason: Why it was chosen, one clause.
+        num_decoded: Frames that came out of the decoder, those of an attempt that was given up included.
+        num_frames: Frames of the stream that have a time: the decoded ones, and with `wanted` also those that weren't
+            decoded, which are counted from their packets.
+        num_corrupt: Damaged packets that were skipped (with several threads: at least so many). With `wanted` it is 0:
+            damage that is met leads to `all`, and damage in frames that nobody asked for isn't met.
+        num_untimed: Frames dropped because neither pts nor dts is known, or because their time is far ahead of both
+            neighbours.
         num_unordered: Frames dropped because their time isn't after the frame before.
+        has_patches: Damage was found on the way that the decoder patched up instead of skipping the frame; known only
+            where sampling started with `wanted`.
         last_pts_s: Time of the last frame, None where there was none.
         declared_end_s: Where the stream says that it ends, None where it doesn't; far behind `last_pts_s` where a file
             was cut off.
     """
 
+    strategy: Literal["all", "wanted"] = "all"
+    strategy_reason: str = ""
+    num_decoded: int = 0
     num_frames: int = 0
     num_corrupt: int = 0
     num_untimed: int = 0
     num_unordered: int = 0
+    has_patches: bool = False
     last_pts_s: float | None = None
     declared_end_s: float | None = None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Something was lost or patched on the way (a file that was cut off may show it by `declared_end_s` alone)."""
+        return bool(self.num_corrupt or self.num_untimed or self.num_unordered or self.has_patches)
+
+    def describe_loss(self) -> str:
+        """Say what was lost, empty where nothing was."""
+        num_dropped = self.num_untimed + self.num_unordered
+        reasons = []
+        if self.num_corrupt or num_dropped:
+            reasons.append(
+                f"{self.num_corrupt} damaged packets and {num_dropped} frames without a usable time were skipped"
+            )
+        elif self.has_patches:
+            reasons.append("damaged parts of pictures were patched up by the decoder")
+        end_s, declared_s = self.last_pts_s, self.declared_end_s
+        if end_s is not None and declared_s is not None and declared_s - end_s > CUT_OFF_S:
+            reasons.append(f"the last frame is at {end_s:.3f} s, of {declared_s:.3f} s that the file declares")
+        return "; ".join(reasons)
 
 
 def open_media(path: Path) -> InputContainer:
@@ -70,12 +119,20 @@ def open_media(path: Path) -> InputContainer:
             raise MediaError(f"{path.name} is empty (0 bytes)", advice="Copy the recording from its source again.")
         # An absolute path, because FFmpeg takes "10:30 session.mp4" for a protocol named "10"; files only, because a
         # playlist could name addresses elsewhere, and nothing leaves this machine.
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file,crypto,data"})
+        container = av.open(
+            str(path.absolute()),
+            options={"protocol_whitelist": "file,crypto,data"},
+            timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
+            metadata_errors="replace",  # titles in another encoding are no reason not to open a file
+        )
     except (av.FFmpegError, OSError) as error:
         raise _why_not_opened(path, error=error) from error
     if container.format.name in NOT_MEDIA_FORMATS:
         container.close()
         raise _not_media(path)
+    # Where a container has no presentation times (AVI), FFmpeg's guess for packets is wrong for B-frames that others
+    # refer to; without it, frames take their times from the order in which they come out, as in ffprobe.
+    container.flags &= ~GENERATE_PTS
     return container
 
 
@@ -126,6 +183,73 @@ def has_audio(path: Path) -> bool:
         return bool(container.streams.audio)
 
 
+def read_packets(container: InputContainer, stream_index: int, *, log: DecodeLog) -> Iterator[av.Packet[Any] | None]:
+    """Yield a stream's packets in the order of decoding, and None at the end, which tells a decoder to finish.
+
+    Packets that can't be read are counted (`DecodeLog.num_corrupt`) and skipped; other streams aren't read.
+    """
+    for other in container.streams:
+        if other.index != stream_index:
+            other.discard = Discard.all
+    num_failed_reads = 0
+    packets = container.demux(container.streams[stream_index])
+    while num_failed_reads < MAX_READ_ERRORS:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:
+            log.num_corrupt += 1
+            num_failed_reads += 1
+            # The iterator ended with the error; a new one goes on behind it.
+            packets = container.demux(container.streams[stream_index])
+            continue
+        if packet is None:
+            break
+        num_failed_reads = 0
+        # An empty packet within a file (a dropped frame of AVI) would tell the decoder that the stream ends.
+        if packet.size:
+            yield packet
+    yield None
+
+
+class Stopwatch:
+    """Ends the decoding of a stream that keeps the decoder busy and gives no frame.
+
+    Args:
+        name: Name of the file, for the error.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.barren_s = 0.0
+
+    def decode(
+        self, decode_one: Callable[[av.Packet[Any] | None], list[FrameT]], packet: av.Packet[Any] | None
+    ) -> list[FrameT]:
+        """Decode one packet; only time in the decoder counts, not the caller's between frames.
+
+        Raises:
+            MediaError: There was no frame for `MAX_BARREN_S`.
+            av.FFmpegError: The packet is damaged.
+        """
+        started = time.perf_counter()
+        try:
+            frames = decode_one(packet)
+        except av.FFmpegError:
+            self._count(started)
+            raise
+        if frames:
+            self.barren_s = 0.0
+        else:
+            self._count(started)
+        return frames
+
+    def _count(self, started: float) -> None:
+        self.barren_s += time.perf_counter() - started
+        if self.barren_s > MAX_BARREN_S:
+            reason = f"{self.name} kept the decoder busy for {MAX_BARREN_S:.0f} s without giving a frame"
+            raise MediaError(reason, advice="It is badly damaged: export or copy it again.")
+
+
 def decode_packets(
     container: InputContainer,
     stream_index: int,
@@ -139,28 +263,49 @@ def decode_packets(
         container: An open file.
         stream_index: Index of the stream.
         decode_one: The stream's decoder: a packet to frames.
-        log: `num_corrupt` is counted here.
+        log: `num_corrupt` and `num_decoded` are counted here.
+
+    Raises:
+        MediaError: There was no frame for `MAX_BARREN_S`.
     """
-    num_failed_reads = 0
-    packets = container.demux(container.streams[stream_index])
-    while True:
+    stopwatch = Stopwatch(Path(container.name).name)
+    for packet in read_packets(container, stream_index, log=log):
         try:
-            packet = next(packets, None)
+            frames = stopwatch.decode(decode_one, packet)
         except av.FFmpegError:
             log.num_corrupt += 1
-            num_failed_reads += 1
-            # The iterator ended with the error; a new one goes on behind it, except where nothing more can be read.
-            packets = (
-                container.demux(container.streams[stream_index]) if num_failed_reads < MAX_READ_ERRORS else iter([])
-            )
             continue
-        if packet is None:
-            break
-        try:
-            yield from decode_one(packet)
-        except av.FFmpegError:
-            log.num_corrupt += 1
-        num_failed_reads = 0
-    if num_failed_reads:
-        with contextlib.suppress(av.FFmpegError):
-            yield from decode_one(None)
+        log.num_decoded += len(frames)
+        yield from frames
+
+
+def confirmed(
+    frames: Iterator[tuple[float | None, FrameT]], *, max_jump_s: float, log: DecodeLog
+) -> Iterator[tuple[float | None, FrameT]]:
+    """Yield frames with their times, without those whose time is a damaged one.
+
+    A time far ahead counts once the next frame goes on from there: else one damaged time would cost all that follows,
+    which then lies in its past.
+
+    Args:
+        frames: Times in seconds (None where unknown) with frames.
+        max_jump_s: What "far" is.
+        log: Dropped frames are counted in `num_untimed`.
+    """
+    last_s: float | None = None
+    ahead: tuple[float, FrameT] | None = None
+    for time_s, frame in frames:
+        if ahead is not None:
+            if time_s is None or time_s >= ahead[0]:
+                last_s = ahead[0]
+                yield ahead
+            else:
+                log.num_untimed += 1
+            ahead = None
+        if time_s is not None and last_s is not None and time_s - last_s > max_jump_s:
+            ahead = time_s, frame
+            continue
+        last_s = last_s if time_s is None else time_s
+        yield time_s, frame
+    if ahead is not None:
+        log.num_untimed += 1

@@ -1,46 +1,13 @@
-"""Which face of a picture is the participant's, and the pictures that are cut around it."""
+"""The pictures that are cut out of a frame: around a face, a panel, or the whole."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.core.errors import UserError, unknown_name
-from mien.core.types import CropKind, Face, FaceChoice
-
-MIN_AREA_RATIO = 0.25
-"""Faces below this share of the largest one's area are posters and passers-by, not partners of an interview."""
-
-
-def choose_face(faces: Sequence[Face], *, choice: FaceChoice = "main") -> Face | None:
-    """Return the participant's face, None where there is no face.
-
-    Args:
-        faces: Faces of one picture.
-        choice: `main` has the largest area times score; `left` and `right` (as seen in the picture) go by the centre
-            of the box, among faces of at least a quarter of the largest area.
-
-    Raises:
-        UserError: Another choice.
-    """
-    if choice not in ("main", "left", "right"):
-        raise unknown_name("face choice", got=choice, allowed=("main", "left", "right"))
-    if not faces:
-        return None
-    if choice == "main":
-        return max(faces, key=lambda face: _area(face) * face.score)
-    largest = max(_area(face) for face in faces)
-    candidates = [face for face in faces if _area(face) >= MIN_AREA_RATIO * largest]
-    by_centre = sorted(candidates, key=lambda face: float(face.box_xyxy[0] + face.box_xyxy[2]))
-    return by_centre[0 if choice == "left" else -1]
-
-
-def _area(face: Face) -> float:
-    x0, y0, x1, y1 = (float(value) for value in face.box_xyxy)
-    return max(0.0, x1 - x0) * max(0.0, y1 - y0)
+from mien.core.errors import UserError
+from mien.core.types import CropKind
 
 
 def crop_frame(
@@ -87,15 +54,23 @@ def crop_square(
     if margin <= 0:
         raise UserError(f"margin must be positive, got {margin}.")
     side = max(1, round(margin * longer))
-    columns = _indices((x0 + x1) / 2, side=side, length=rgb.shape[1])
-    rows = _indices((y0 + y1) / 2, side=side, length=rgb.shape[0])
-    return _resize(rgb.take(rows, axis=0).take(columns, axis=1), width_px=size_px, height_px=size_px)
+    square = _square(rgb, left=round((x0 + x1) / 2 - side / 2), top=round((y0 + y1) / 2 - side / 2), side=side)
+    return _resize(square, width_px=size_px, height_px=size_px)
 
 
-def _indices(centre: float, *, side: int, length: int) -> NDArray[np.int64]:
-    """Return the rows or columns of a square (side,), those outside replaced by the border's."""
-    first = round(centre - side / 2)
-    return np.clip(np.arange(first, first + side, dtype=np.int64), 0, length - 1)
+def _square(rgb: NDArray[np.uint8], *, left: int, top: int, side: int) -> NDArray[np.uint8]:
+    """Return a square (side, side, 3) of a picture, a view of it where it lies inside."""
+    height, width = rgb.shape[:2]
+    # Clipped so that at least one row and column of the picture remains: the border's, which is repeated.
+    x0, x1 = (int(value) for value in np.clip([left, left + side], [0, 1], [width - 1, width]))
+    y0, y1 = (int(value) for value in np.clip([top, top + side], [0, 1], [height - 1, height]))
+    inside = rgb[y0:y1, x0:x1]
+    if inside.shape[:2] == (side, side):
+        return inside
+    before, above = min(max(0, x0 - left), side - 1), min(max(0, y0 - top), side - 1)
+    after, below = side - before - (x1 - x0), side - above - (y1 - y0)
+    padded = cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_REPLICATE)
+    return np.asarray(padded, dtype=np.uint8)
 
 
 def crop_whole(rgb: NDArray[np.uint8], *, size_px: int) -> NDArray[np.uint8]:

@@ -18,8 +18,6 @@ from mien.media.faces import crop_whole
 from mien.media.video import sample_frames
 
 JPEG_QUALITY = 95
-CUT_OFF_S = 1.0
-"""A stream that ends this much earlier than it declares was cut off; rounding and a long last frame stay below."""
 FRAME_COLUMNS = ["path", "video", "pts_s", "frame"]
 FAILURE_COLUMNS = ["recording", "stage", "reason", "advice"]
 
@@ -118,15 +116,9 @@ def _failure(video: Path, *, reason: str, advice: str) -> dict[str, str]:
 
 def _damage(video: Path, *, log: DecodeLog) -> list[dict[str, str]]:
     """Return a row where parts of a readable video were skipped."""
-    num_dropped = log.num_untimed + log.num_unordered
-    end_s, declared_s = log.last_pts_s, log.declared_end_s
-    reasons = []
-    if log.num_corrupt or num_dropped:
-        reasons.append(f"{log.num_corrupt} damaged packets and {num_dropped} frames without a usable time were skipped")
-    if end_s is not None and declared_s is not None and declared_s - end_s > CUT_OFF_S:
-        reasons.append(f"the last frame is at {end_s:.3f} s, of {declared_s:.3f} s that the file declares")
+    reason = log.describe_loss()
     advice = "The other frames were written; copy the file again for all of them."
-    return [_failure(video, reason="; ".join(reasons), advice=advice)] if reasons else []
+    return [_failure(video, reason=reason, advice=advice)] if reason else []
 
 
 def _write_failures(path: Path, failures: list[dict[str, str]]) -> None:

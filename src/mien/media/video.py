@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import math
-import struct
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mien.core.errors import MediaError, UserError
 from mien.core.types import VideoFrame, VideoInfo
-from mien.media.container import DecodeLog, decode_packets, has_audio, has_video, open_media, video_streams
+from mien.media.bitstream import Bitstream
+from mien.media.container import (
+    MAX_PICTURE_PX,
+    DecodeLog,
+    confirmed,
+    decode_packets,
+    has_audio,
+    has_video,
+    open_media,
+    video_streams,
+)
+from mien.media.pictures import DecodedFrame, Orientation, display_axes
+from mien.media.sampling import MAX_JUMP_S, PlanBrokenError, SampleRule, wanted_frames
 
 __all__ = [
     "DecodeLog",
@@ -36,28 +45,6 @@ __all__ = [
     "read_frames",
     "sample_frames",
 ]
-
-
-@dataclass(frozen=True)
-class DecodedFrame:
-    """A decoded frame that isn't converted to RGB yet: most frames of a sampled video never are.
-
-    Attributes:
-        pts_s: Presentation time in seconds.
-        index: Number of the frame among the decoded ones.
-        picture: The decoder's own picture, as stored (not upright).
-        tick_s: Length of one unit of the stream's clock in seconds.
-    """
-
-    pts_s: float
-    index: int
-    picture: av.VideoFrame
-    tick_s: float
-
-    def to_rgb(self) -> NDArray[np.uint8]:
-        """Return the picture (H, W, 3) uint8, upright."""
-        stored = np.asarray(self.picture.to_ndarray(format="rgb24"), dtype=np.uint8)
-        return _upright(stored, _display_axes(self.picture))
 
 
 def _choose_stream(container: InputContainer, *, path: Path, stream_index: int | None) -> VideoStream:
@@ -74,6 +61,23 @@ def _choose_stream(container: InputContainer, *, path: Path, stream_index: int |
     return chosen
 
 
+def _ready(stream: VideoStream, *, path: Path, threads: int, log: DecodeLog) -> None:
+    """Set up a stream's decoder, and note where the stream says that it ends.
+
+    Raises:
+        MediaError: The pictures are too large.
+    """
+    if stream.width * stream.height > MAX_PICTURE_PX:
+        reason = f"{path.name} declares pictures of {stream.width} x {stream.height} px, over {MAX_PICTURE_PX:,} px"
+        raise MediaError(reason, advice="It is damaged, or has to be made smaller first.")
+    # Pictures may grow on the way.
+    stream.codec_context.options = {"max_pixels": str(MAX_PICTURE_PX)}
+    stream.thread_type = "AUTO" if threads != 1 else "NONE"
+    stream.thread_count = threads
+    if stream.duration is not None and stream.time_base is not None:
+        log.declared_end_s = float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+
+
 def probe_video(path: Path) -> VideoInfo:
     """Read what a container declares, and decode one frame (for its rotation, and to know that it can be done).
 
@@ -85,7 +89,7 @@ def probe_video(path: Path) -> VideoInfo:
         first = next(frames)
         stream = _choose_stream(container, path=Path(path), stream_index=None)
         across, down = first.picture.width, first.picture.height
-        if _display_axes(first.picture)[0]:
+        if display_axes(first.picture)[0]:
             across, down = down, across
         rate = stream.average_rate
         return VideoInfo(
@@ -124,26 +128,41 @@ def decode(
     path, log = Path(path), DecodeLog() if log is None else log
     with open_media(path) as container:
         stream = _choose_stream(container, path=path, stream_index=stream_index)
-        stream.thread_type = "AUTO" if threads != 1 else "NONE"
-        stream.thread_count = threads or 0
+        _ready(stream, path=path, threads=threads or 0, log=log)
         time_base = stream.time_base
         assert time_base is not None, "FFmpeg gives every video stream a clock"
-        if stream.duration is not None:
-            log.declared_end_s = float((stream.duration + (stream.start_time or 0)) * time_base)
-        for picture in decode_packets(container, stream.index, stream.decode, log=log):
-            pts = picture.pts if picture.pts is not None else picture.dts
-            if pts is None:
+        orientation = Orientation()
+        pictures = decode_packets(container, stream.index, stream.decode, log=log)
+        for pts_s, picture in confirmed(_timed(pictures, time_base=time_base), max_jump_s=MAX_JUMP_S, log=log):
+            if pts_s is None:
                 log.num_untimed += 1
                 continue
-            pts_s = float(pts * time_base)
             if log.last_pts_s is not None and pts_s <= log.last_pts_s:
                 log.num_unordered += 1
                 continue
             log.last_pts_s = pts_s
             log.num_frames += 1
-            yield DecodedFrame(pts_s=pts_s, index=log.num_frames - 1, picture=picture, tick_s=float(time_base))
+            yield DecodedFrame(
+                pts_s=pts_s,
+                index=log.num_frames - 1,
+                picture=picture,
+                tick_s=float(time_base),
+                orientation=orientation,
+            )
     if not log.num_frames:
         raise _nothing_decoded(path, log=log)
+
+
+def _timed(pictures: Iterator[av.VideoFrame], *, time_base: Fraction) -> Iterator[tuple[float | None, av.VideoFrame]]:
+    """Put each picture's time before it: its pts, else the dts with which it came out, as ffprobe does."""
+    last: int | None = None
+    for picture in pictures:
+        pts = picture.pts if picture.pts is not None else picture.dts
+        if pts is None and last is not None and picture.duration:
+            # The last pictures of an AVI file come out behind its last packet, whose time is taken.
+            pts = last + picture.duration
+        last = last if pts is None else pts
+        yield (None if pts is None else float(pts * time_base)), picture
 
 
 def _nothing_decoded(path: Path, *, log: DecodeLog) -> MediaError:
@@ -180,8 +199,9 @@ def sample_frames(
             "At" means to half a unit of the stream's clock, since a container rounds times (Matroska to 1 ms).
         every: Frames 0, `every`, 2 `every`, ... instead.
         stream_index: As in `decode`.
-        threads: As in `decode`.
-        log: As in `decode`.
+        threads: Decoder threads, one by default: files are what goes in parallel. With several every frame is decoded;
+            with one only what is needed (`mien.media.sampling`).
+        log: Filled while decoding; `strategy` tells how.
 
     Raises:
         UserError: Not exactly one of `fps` and `every`, or not a positive one.
@@ -193,17 +213,45 @@ def sample_frames(
         raise UserError(f"fps must be a positive number of samples per second, got {fps}.")
     if every is not None and every < 1:
         raise UserError(f"every must be a positive number of frames, got {every}.")
-    frames = decode(path, stream_index=stream_index, threads=threads, log=log)
-    return _sampled(frames, fps=fps, every=every)
+    log = DecodeLog() if log is None else log
+    return _sampled(Path(path), fps=fps, every=every, stream_index=stream_index, threads=threads or 1, log=log)
 
 
-def _sampled(frames: Iterator[DecodedFrame], *, fps: float | None, every: int | None) -> Iterator[VideoFrame]:
-    last_slot: int | None = None
-    for frame in frames:
-        slot = frame.index // every if every is not None else math.floor((frame.pts_s + frame.tick_s / 2) * (fps or 0))
-        if last_slot is None or slot > last_slot:
-            last_slot = slot
+def _sampled(
+    path: Path, *, fps: float | None, every: int | None, stream_index: int | None, threads: int, log: DecodeLog
+) -> Iterator[VideoFrame]:
+    last_s = -math.inf
+    with open_media(path) as container:
+        stream = _choose_stream(container, path=path, stream_index=stream_index)
+        log.strategy_reason = _why_all(stream, threads=threads)
+        if not log.strategy_reason:
+            _ready(stream, path=path, threads=threads, log=log)
+            # Damage has to be told, not patched up: patches are made of other pictures, and some are left out here.
+            stream.codec_context.options |= {"err_detect": "explode"}
+            log.strategy = "wanted"
+            try:
+                for frame in wanted_frames(container, stream, rule=SampleRule(fps=fps, every=every), log=log):
+                    last_s = frame.pts_s
+                    yield VideoFrame(rgb=frame.to_rgb(), pts_s=frame.pts_s, index=frame.index)
+            except PlanBrokenError as error:
+                log.strategy_reason, log.has_patches = str(error), error.is_damage
+            else:
+                if log.num_frames:
+                    return
+    # From the beginning: what has been yielded is right, and counts and frame numbers come out right, too.
+    log.strategy, log.num_frames, log.num_corrupt, log.last_pts_s = "all", 0, 0, None
+    rule = SampleRule(fps=fps, every=every)
+    for frame in decode(path, stream_index=stream_index, threads=threads, log=log):
+        if rule.takes(frame.pts_s, index=frame.index, tick_s=frame.tick_s) and frame.pts_s > last_s:
             yield VideoFrame(rgb=frame.to_rgb(), pts_s=frame.pts_s, index=frame.index)
+
+
+def _why_all(stream: VideoStream, *, threads: int) -> str:
+    """Return why every frame has to be decoded from the start; empty where it needn't be."""
+    if threads != 1:
+        return "several threads were asked for"
+    bitstream = Bitstream(stream)
+    return "" if bitstream.is_known else f"there is no rule for {bitstream.codec}"
 
 
 def measured_fps(pts_s: NDArray[np.floating]) -> float:
@@ -217,26 +265,3 @@ def measured_fps(pts_s: NDArray[np.floating]) -> float:
     """
     intervals_s = np.diff(np.asarray(pts_s, dtype=np.float64))
     return float(1.0 / np.median(intervals_s)) if intervals_s.size else math.nan
-
-
-def _display_axes(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """Read how a stored picture is turned for display: axes swapped, then mirrored left-right, then upside down.
-
-    The matrix of ISO/IEC 14496-12 maps a pixel (x, y) to (a x + c y, b x + d y). Rotations by 90 degrees and mirrored
-    pictures (front cameras of phones) are told apart by the signs; `frame.rotation` takes a mirrored one for turned.
-    """
-    side_data: Any = picture.side_data  # a mapping by type; its stub knows motion vectors only
-    try:
-        matrix = bytes(side_data[SideDataType.DISPLAYMATRIX])
-    except KeyError:
-        return False, False, False
-    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
-    swapped = abs(b) + abs(c) > abs(a) + abs(d)
-    return (True, c < 0, b < 0) if swapped else (False, a < 0, d < 0)
-
-
-def _upright(stored: NDArray[np.uint8], axes: tuple[bool, bool, bool]) -> NDArray[np.uint8]:
-    swapped, mirrored, upside_down = axes
-    picture = stored.transpose(1, 0, 2) if swapped else stored
-    picture = picture[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-    return np.ascontiguousarray(picture)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mien.core.errors import MediaError, UserError
+from mien.core.errors import UserError
 from mien.core.progress import progress, say
 from mien.core.storage import write_csv, write_text
 from mien.data.dataset import sample_ends
+from mien.data.pictures import CROPS_FILE, PictureSettings, make_pictures
 from mien.media.detectors import FaceDetector, make_detector
-from mien.media.faces import choose_face, crop_frame, median_panel
-from mien.media.video import probe_video, sample_frames
+from mien.media.video import probe_video
+from mien.predict.elan_timeline import write_elan_timeline
 from mien.predict.timeline_page import timeline_page
 from mien.runtime.bundle import Bundle, Sampling
 
@@ -39,16 +41,17 @@ class SampledCrop:
     face_found: bool
 
 
-def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path) -> list[dict[str, Any]]:
+def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path, elan: bool = False) -> list[dict[str, Any]]:
     """Predict each video and write `<name>.timeline.csv` and `<name>.html`.
 
     Args:
         bundle_path: Folder of the bundle.
         videos: Video files; one that can't be read is reported and doesn't stop the others.
         out: Folder for the results.
+        elan: Also write `<name>.eaf`, for a person to correct in ELAN.
 
     Returns:
-        Per video: video, and frames, faces, timeline, plot; or error, where it can't be predicted.
+        Per video: video, and frames, faces, timeline, plot (and elan); or error, where it can't be predicted.
 
     Raises:
         UserError: Not a bundle, or no video could be read.
@@ -80,6 +83,10 @@ def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path) -> li
                 "plot": str(plot_path),
             }
         )
+        if elan:
+            path = out / f"{name}.eaf"
+            write_elan_timeline(path, timeline, spec=bundle.spec, video=video)
+            results[-1]["elan"] = str(path)
     if len(errors) == len(results):
         raise errors[0] if errors else UserError("No video given.")
     failed = pd.DataFrame([item for item in results if "error" in item], columns=["video", "error"])
@@ -113,11 +120,11 @@ def predict_timeline(bundle: Bundle, video: Path) -> pd.DataFrame:
     total = max(1, round(duration_s * spec.sampling.fps)) if duration_s else 0
     detector = make_detector(spec.sampling.detector, weights=bundle.detector_weights)  # type: ignore[arg-type]
     with progress(f"Predicting {video.name}", total=total) as advance:
-        for sample in sample_crops(video, sampling=spec.sampling, detector=detector):
+        samples = sample_crops(video, sampling=spec.sampling, detector=detector, sampled=lambda: advance(""))
+        for sample in samples:
             times.append(sample.pts_s)
             found.append(sample.face_found)
             features.add(sample.crop)
-            advance("")
     _check_long_enough(bundle, video, num_faces=features.num_crops)
     pts_s = np.asarray(times, np.float64)
     logits = bundle.logits(features.table(), pts_s=pts_s)
@@ -173,33 +180,40 @@ class _FeatureBlocks:
             self._crops = []
 
 
-def sample_crops(video: Path, *, sampling: Sampling, detector: FaceDetector) -> Iterator[SampledCrop]:
-    """Sample a video and cut crops as `prepare` does; memory is one frame.
+def sample_crops(
+    video: Path, *, sampling: Sampling, detector: FaceDetector, sampled: Callable[[], None] = lambda: None
+) -> Iterator[SampledCrop]:
+    """Sample a video and cut crops with the function that `prepare` uses.
+
+    Who the participant is is known at the end of the video, so crops wait in a temporary file; memory is one frame.
 
     Args:
         video: A video file.
         sampling: Rate, crop, size and margin.
         detector: The face detector.
+        sampled: Called after each sampled frame, before the first crop comes.
+
+    Raises:
+        MediaError: The video can't be read, or crops are of a panel and no face is found.
     """
-    panel = _find_panel(video, sampling=sampling, detector=detector) if sampling.crop == "panel" else None
-    for frame in sample_frames(video, fps=sampling.fps):
-        face = choose_face(detector.detect(frame.rgb), choice=sampling.face)
-        box = panel if panel is not None else None if face is None else face.box_xyxy
-        crop = crop_frame(frame.rgb, box, kind=sampling.crop, margin=sampling.margin, size_px=sampling.size_px)
-        yield SampledCrop(pts_s=frame.pts_s, crop=crop, face_found=face is not None)
-
-
-def _find_panel(video: Path, *, sampling: Sampling, detector: FaceDetector) -> NDArray[np.float32]:
-    """Return the recording's median face box (4,), px; a pass of its own, since crops need it from the start."""
-    boxes = [
-        face.box_xyxy
-        for frame in sample_frames(video, fps=sampling.fps)
-        if (face := choose_face(detector.detect(frame.rgb), choice=sampling.face)) is not None
-    ]
-    if not boxes:
-        advice = "Use a bundle that was trained with --crop none, or another recording."
-        raise MediaError(f"{video.name} shows no face in any sampled frame, so it has no panel", advice=advice)
-    return np.asarray(median_panel(np.stack(boxes)), np.float32)
+    settings = PictureSettings(
+        fps=sampling.fps,
+        crop=sampling.crop,
+        face=sampling.face,
+        size_px=sampling.size_px,
+        margin=sampling.margin,
+        detect_every=sampling.detect_every,
+    )
+    with tempfile.TemporaryDirectory(prefix="mien-") as name:
+        folder = Path(name)
+        made = make_pictures(video, settings=settings, detector=detector, folder=folder, sampled=sampled)
+        times, found = made.frames["pts_s"].to_numpy(np.float64), made.frames["face_found"].to_numpy(bool)
+        for start in range(0, len(times), CROP_BLOCK):
+            # A mapping per block: the pages of one that stays would count as this process's memory.
+            block = np.array(np.load(folder / CROPS_FILE, mmap_mode="r")[start : start + CROP_BLOCK])
+            for row, crop in enumerate(block, start=start):
+                shown = bool(found[row]) or sampling.crop != "face"
+                yield SampledCrop(pts_s=float(times[row]), crop=crop if shown else None, face_found=bool(found[row]))
 
 
 def _timeline(

@@ -93,6 +93,7 @@ def _short_value(name: str, value: Any) -> str:
         if name == "copies":  # how many, not how alike
             return measured(sum(item for item in value.values() if isinstance(item, int)))
         numbers = [item for item in value.values() if isinstance(item, int | float)]
+        numbers += [abs(item["value"]) for item in value.values() if isinstance(item, Mapping) and "value" in item]
         if not numbers:
             return ""
         value = max(numbers)

@@ -17,6 +17,7 @@ from mien.core.labels import annotated_by
 from mien.core.storage import read_json, write_text
 from mien.report import charts, wording
 from mien.report.audit_table import check_rows
+from mien.report.coders import coder_context
 from mien.report.differences import chance_rows, difference_rows
 from mien.report.first_page import first_page, meaning_of
 from mien.report.page import Nullable, nullable, render
@@ -113,6 +114,7 @@ def _context(
         "differences": difference_rows(comparison, names=names),
         "chances": chance_rows(models, names=names),
         **reliability_context(models, names=names),
+        "coders": coder_context(comparison, names=names),
         "people": people if models else [],
         "one_label": one_label,
         "positive_people": _positive_people(people) if one_label else None,

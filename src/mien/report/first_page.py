@@ -12,6 +12,7 @@ from markupsafe import Markup
 from mien.core.numbers import short_number, with_interval
 from mien.report import strips, wording
 from mien.report.audit_table import audit_line
+from mien.report.coders import above_ceiling, coder_line
 from mien.report.differences import against, reference_of
 
 MAX_MODELS = 6
@@ -97,6 +98,8 @@ def first_page(
         "axis": strips.axis(scale),
         "reference": names.get(reference or "", ""),
         "dots": bool(values),
+        "coders": coder_line(comparison["coders"]),
+        "above_coders": any(name == names.get(reference or "") for name, _ in above_ceiling(comparison, names=names)),
         "leakage": leakage_sentence(_gap(comparison, models.get(reference or ""))),
         "audit": audit_line(comparison["audit"], overrides=comparison["overrides"] or ()),
     }

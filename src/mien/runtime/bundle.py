@@ -35,6 +35,7 @@ class Sampling:
         size_px: Side of the crops.
         margin: Side of the crops as a multiple of the box that they are cut around.
         detector: Name of the face detector.
+        detect_every: It looks at every so many sampled frames; None: as `fps` asks for.
     """
 
     fps: float
@@ -43,6 +44,7 @@ class Sampling:
     size_px: int
     margin: float
     detector: str
+    detect_every: int | None = None
 
 
 @dataclass(frozen=True)

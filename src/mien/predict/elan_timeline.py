@@ -1,0 +1,63 @@
+"""A timeline as an ELAN file, for a person to correct: stretches of one predicted class are annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mien.annotations.elan_writer import write_elan
+from mien.core.labels import LabelScheme
+from mien.data.exports import PREDICTED_BY
+from mien.evaluation.events import events_from_samples
+from mien.runtime.bundle import ModelSpec
+
+
+def write_elan_timeline(path: Path, timeline: pd.DataFrame, *, spec: ModelSpec, video: Path) -> None:
+    """Write a timeline as an ELAN file.
+
+    A binary target is one tier with an annotation wherever it is predicted; a target of several classes is one tier
+    whose annotations name the class. The annotator says which model predicted, so that a file which comes back as it
+    was isn't taken for a person's.
+
+    Args:
+        path: The `.eaf` file.
+        timeline: As `predict_timeline` returns it.
+        spec: The bundle's.
+        video: What was predicted; named in the file.
+    """
+    labels = spec.labels
+    intervals = predicted_intervals(timeline, labels=labels)
+    vocabularies = {} if labels.kind == "binary" else {labels.target: labels.classes}
+    annotator = f"{PREDICTED_BY}{spec.label}"
+    write_elan(path, intervals, media=video, annotator=annotator, labels=[labels.target], vocabularies=vocabularies)
+
+
+def predicted_intervals(timeline: pd.DataFrame, *, labels: LabelScheme) -> pd.DataFrame:
+    """Return the stretches of one predicted class; samples without a face are in none.
+
+    Args:
+        timeline: Columns recording_id, start_s, end_s and prob_*.
+        labels: The target; of two classes only the second has intervals.
+
+    Returns:
+        Columns label, onset_s, offset_s, confidence (mean probability of its samples), and value (the class) where
+        there are several; sorted by onset.
+    """
+    columns = [f"prob_{name}" for name in labels.output_names]
+    probabilities = timeline[columns].to_numpy(dtype=np.float64)
+    seen = ~np.isnan(probabilities).any(axis=1)
+    codes = np.full(len(timeline), -1)
+    codes[seen] = labels.predicted(probabilities[seen])
+    classes = [1] if labels.kind == "binary" else range(len(labels.classes))
+    parts = []
+    for code in classes:
+        own = probabilities[:, 0 if labels.kind == "binary" else code]
+        events = events_from_samples(timeline.assign(active=(codes == code).astype(float)), column="active")
+        starts_s = timeline["start_s"].to_numpy(dtype=np.float64)
+        inside = [(starts_s >= a) & (starts_s < b) for a, b in zip(events["start_s"], events["end_s"], strict=True)]
+        part = events.rename(columns={"start_s": "onset_s", "end_s": "offset_s"}).drop(columns="recording_id")
+        part = part.assign(label=labels.target, confidence=[float(own[rows].mean()) for rows in inside])
+        parts.append(part if labels.kind == "binary" else part.assign(value=labels.classes[code]))
+    return pd.concat(parts, ignore_index=True).sort_values("onset_s", ignore_index=True)
