@@ -12,6 +12,7 @@ Memory: a recording of one minute against one of thirty, packets of the study's 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -105,24 +106,27 @@ def readable(study: Path) -> list[tuple[Path, float]]:
 
 
 def write_loop(path: Path, *, source: Path, duration_s: float) -> None:
-    """Write a recording of `duration_s` from the video packets of another one, again and again."""
+    """Write a recording of `duration_s` from the packets of another one, picture and sound, again and again."""
     with av.open(str(source)) as container:
-        stream = container.streams.video[0]
-        packets = [(bytes(p), p.pts, p.dts, p.is_keyframe) for p in container.demux(stream) if p.size]
-        time_base, template = stream.time_base, stream
-        length = max(p[1] for p in packets) + round((packets[-1][2] - packets[0][2]) / max(1, len(packets) - 1))
+        streams = [*container.streams.video[:1], *container.streams.audio[:1]]
+        packets = [
+            (streams.index(p.stream), bytes(p), float(p.pts * p.time_base), float(p.dts * p.time_base), p.is_keyframe)
+            for p in container.demux(streams)
+            if p.size
+        ]
+        times_s = sorted(pts_s for number, _, pts_s, _, _ in packets if number == 0)
+        length_s = times_s[-1] + times_s[1] - 2 * times_s[0]
         with av.open(str(path), "w") as target:
-            written = target.add_stream_from_template(template)
-            offset, end = 0, duration_s / float(time_base)
-            while offset < end:
-                for data, pts, dts, is_keyframe in packets:
-                    if pts + offset >= end:
+            written = [target.add_stream_from_template(stream) for stream in streams]
+            for round_ in range(math.ceil(duration_s / length_s)):
+                for number, data, pts_s, dts_s, is_keyframe in packets:
+                    if not times_s[0] <= pts_s < min(times_s[0] + length_s, duration_s - round_ * length_s):
                         continue
-                    packet = av.Packet(data)
-                    packet.pts, packet.dts, packet.time_base = pts + offset, dts + offset, time_base
-                    packet.stream, packet.is_keyframe = written, is_keyframe
+                    packet, tick_s = av.Packet(data), streams[number].time_base
+                    packet.pts = round((pts_s + round_ * length_s) / tick_s)
+                    packet.dts = min(packet.pts, round((dts_s + round_ * length_s) / tick_s))
+                    packet.stream, packet.time_base, packet.is_keyframe = written[number], tick_s, is_keyframe
                     target.mux(packet)
-                offset += length
 
 
 def memory_ratio(source: Path, *, detector: str, folder: Path) -> float:

@@ -318,7 +318,7 @@ def test_nulls_never_give_a_recording_its_own():
 
 @pytest.mark.parametrize(
     ("shift_s", "severity", "advice"),
-    [(0.0, "ok", ""), (0.8, "fail", "subtract 0.8"), (-0.8, "fail", "add 0.8"), (-0.35, "warn", "add 0.3")],
+    [(0.0, "ok", ""), (0.8, "fail", "'*,-0.8"), (-0.8, "fail", "'*,0.8"), (-0.35, "warn", "'*,0.3")],
 )
 def test_the_clock_says_how_to_shift_an_export(copied, shift_s, severity, advice):
     check = check_clock(shift_export(copied, shift_s))

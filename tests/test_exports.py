@@ -240,3 +240,30 @@ def test_files_are_described(tmp_path):
     assert "4 frames 0.000 to 0.500 s" in rows["P01.mp4"]["found"][0]
     assert "1 intervals of 1 labels, 0.500 to 1.250 s: Smile" in rows["P01.TextGrid"]["found"][0]
     assert rows["notes.txt"]["kind"] == "unknown" and rows["notes.txt"]["problems"]
+
+
+def test_parts_that_were_prepared_apart_are_joined(tmp_path):
+    """What docs/scaling.md says of clusters: folders are moved together, and nothing is decoded again."""
+    import shutil
+
+    for name in ("P01", "P02"):
+        write_video(tmp_path / f"{name}.mp4", times_s=[i / 25 for i in range(30)])
+    config = PrepareConfig(fps=2.0, size_px=32, workers=1, crop="none")
+    rows = {"a": "P01.mp4,P1\n", "b": "P02.mp4,P2\n", "whole": "P01.mp4,P1\nP02.mp4,P2\n"}
+    for part, table in rows.items():
+        folder = make(tmp_path / part, {"study.yaml": HUMAN, "recordings.csv": "media,participant\n" + table})
+        for line in table.split():
+            media = line.split(",")[0]
+            shutil.copy(tmp_path / media, folder / media)
+    for part in ("a", "b"):
+        prepare(tmp_path / part, out=tmp_path / f"out-{part}", config=config)
+    joined = tmp_path / "joined/recordings"
+    joined.mkdir(parents=True)
+    for part, name in (("a", "P01"), ("b", "P02")):
+        shutil.move(tmp_path / f"out-{part}/recordings/{name}", joined / name)
+    before = {path: path.stat().st_mtime_ns for path in joined.rglob("crops.npy")}
+    dataset = prepare(tmp_path / "whole", out=tmp_path / "joined", config=config)
+    assert {path: path.stat().st_mtime_ns for path in joined.rglob("crops.npy")} == before
+    assert len(before) == 2
+    straight = prepare(tmp_path / "whole", out=tmp_path / "straight", config=config)
+    assert dataset.content_hash == straight.content_hash

@@ -158,9 +158,9 @@ def _offset_advice(offset: Offset, *, limit: float) -> str:
         shift_s = -offset.offset.value_s
         if offset.against == "export":
             parts.append(
-                f"Shift the export by {shift_s:+.2f} s: {'add' if shift_s > 0 else 'subtract'} {abs(shift_s):.2f} s "
-                f"{'to' if shift_s > 0 else 'from'} each of its times, look whether the faces then fit, and prepare "
-                "again. (People who annotate while they watch are late; the same shift mends it.)"
+                f"Shift the export by {shift_s:+.2f} s: a file clock.csv in the study's folder with the line "
+                f"'recording,export_offset_s' and the line '*,{shift_s:.2f}' does it; prepare again, and look whether "
+                "the faces then fit. (People who annotate while they watch are late; the same shift mends it.)"
             )
         else:
             parts.append(
