@@ -341,7 +341,7 @@ def test_frozen_parts_are_in_eval_mode(tiny):
     gradual = module("all", (1e-5, 1e-4), unfreeze="gradual")
     num_open = []
     for epoch in range(5):
-        for part in gradual._frozen(epoch):
+        for part in gradual.freeze(epoch):
             assert not any(p.requires_grad for p in part.parameters())
         num_open.append(sum(all(p.requires_grad for p in stage.parameters()) for stage in encoder.stages()))
     # 6 stages: embeddings, 4 layers, the last norm.

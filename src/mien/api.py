@@ -25,11 +25,16 @@ class Model:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
-    def predict(self, video: PathLike) -> pd.DataFrame:
-        """Return the timeline of a video: start_s, end_s, prob_*, logit_*, face_found (see `mien predict`)."""
+    def predict(self, video: PathLike, *, signals: PathLike | None = None) -> pd.DataFrame:
+        """Return the timeline of a video: start_s, end_s, prob_*, logit_*, face_found (see `mien predict`).
+
+        Args:
+            video: A video file.
+            signals: The export that holds its sensor signals, for models that look at them.
+        """
         from mien.predict.predictor import predict_timeline
 
-        return predict_timeline(self.bundle, Path(video))
+        return predict_timeline(self.bundle, Path(video), signals=None if signals is None else Path(signals))
 
 
 def prepare(study: PathLike, *, out: PathLike, **settings: Any) -> Dataset:
@@ -147,3 +152,32 @@ def load(bundle: PathLike) -> Model:
     from mien.runtime.bundle import Bundle
 
     return Model(Bundle.open(Path(bundle)))
+
+
+def explain(
+    bundle: PathLike,
+    source: PathLike,
+    *,
+    out: PathLike,
+    method: str | None = None,
+    frames: int = 8,
+    participants: int = 20,
+    layer: int | None = None,
+    video: bool = False,
+    signals: PathLike | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Draw what a bundle's answers on a video, a picture or a dataset come from; returns `explanations.json`."""
+    from mien.explain.run import ExplainOptions
+    from mien.explain.run import explain as explain_bundle
+
+    options = ExplainOptions(
+        method=method,
+        frames=frames,
+        participants=participants,
+        layer=layer,
+        video=video,
+        signals=Path(signals) if signals else None,
+        seed=seed,
+    )
+    return explain_bundle(Path(bundle), Path(source), out=Path(out), options=options)

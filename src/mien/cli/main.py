@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mien.cli import audit_commands, data_commands, machine_commands, model_commands
+from mien.cli import audit_commands, data_commands, explain_commands, machine_commands, model_commands
 
 app = typer.Typer(
     name="mien",
@@ -44,6 +44,7 @@ app.command("plan")(audit_commands.plan)
 app.command("compare")(model_commands.compare)
 app.command("train")(model_commands.train)
 app.command("predict")(model_commands.predict)
+app.command("explain")(explain_commands.explain)
 app.command("report")(model_commands.report)
 app.command("models")(machine_commands.models)
 app.command("doctor")(machine_commands.doctor)

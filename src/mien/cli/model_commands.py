@@ -56,6 +56,7 @@ def compare(
     require_training("compare")
     from mien.core.storage import read_json
     from mien.crossval.compare import plan_comparison, run_comparison
+    from mien.evaluation.recommendation import recommend_before
     from mien.training.estimate import estimate_fits
     from mien.training.settings import load_settings
 
@@ -81,7 +82,9 @@ def compare(
             splits=comparison.splits,
             settings=comparison.settings,
         )
-        show_estimate(estimate, as_json=as_json)
+        participants = int(comparison.clips.table["group"].nunique())
+        advice = recommend_before(participants, folds=len(comparison.splits))
+        show_estimate(estimate | {"recommendation": advice.to_json()}, as_json=as_json)
         return
     report_path = run_comparison(comparison, command=shlex.join(["mien", *sys.argv[1:]]))
     result = read_json(out / "comparison.json")
@@ -146,12 +149,16 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(help="Video files.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for timelines and plots.")],
     elan: Annotated[bool, typer.Option("--elan", help="Also write an .eaf file, to correct it in ELAN.")] = False,
+    signals: Annotated[
+        list[Path] | None,
+        typer.Option("--signals", help="Sensor export of a video, for a model that looks at signals; one per video."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict a timeline for each video: a CSV and a plot."""
     from mien.predict.predictor import predict_files
 
-    results = predict_files(bundle, videos=videos, out=out, elan=elan)
+    results = predict_files(bundle, videos=videos, out=out, elan=elan, signals=signals or ())
     if as_json:
         print_json(results)
         return
@@ -199,6 +206,8 @@ def show_estimate(estimate: dict[str, Any], *, as_json: bool) -> None:
     )
     for name, minutes in estimate["minutes_per_model"].items():
         typer.echo(f"  {name}: {minutes:.1f} min")
+    if "recommendation" in estimate:
+        typer.echo(" ".join([estimate["recommendation"]["text"], *estimate["recommendation"]["reasons"]]))
 
 
 def show_scores(result: Mapping[str, Any]) -> None:

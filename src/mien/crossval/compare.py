@@ -107,7 +107,7 @@ def run_comparison(comparison: Comparison, *, command: str = "") -> Path:
 def _audit_content(comparison: Comparison) -> Audit:
     encoders = {}
     for choice in comparison.choices:
-        if choice.is_probe and choice.backbone is not None:
+        if choice.has_frozen_encoder and choice.backbone is not None:
             encoders[choice.backbone] = open_encoder(choice)
     return audit_content(
         comparison.audit,
@@ -125,7 +125,7 @@ def _backbones(comparison: Comparison) -> list[BackboneFact]:
     names = [
         choice.backbone or choice.name
         for choice in comparison.choices
-        if (choice.is_probe and choice.backbone != "hog")
+        if (choice.has_frozen_encoder and choice.backbone != "hog")
         or (choice.name in PRETRAINED and not comparison.settings.random_init)
     ]
     return [BackboneFact(name, None) for name in dict.fromkeys(names)]

@@ -12,7 +12,6 @@ import pandas as pd
 
 from mien.audit.run import Audit
 from mien.core.labels import LabelScheme
-from mien.core.numbers import p_text, short_number
 from mien.core.types import Split
 from mien.crossval.comparison import ComparedModels
 from mien.crossval.selection import SELECTED
@@ -26,9 +25,10 @@ from mien.evaluation.chance import against_chance
 from mien.evaluation.comparisons import compare_paired, holm
 from mien.evaluation.groups import scores_by_group
 from mien.evaluation.prevalence import summarise_sweep
+from mien.evaluation.recommendation import Candidate, best_probe, recommend_after
 from mien.evaluation.scores import summarise_model
 from mien.evaluation.units import independent_means
-from mien.evaluation.verdict import ALPHA, Evidence, Verdict, decide
+from mien.evaluation.verdict import Evidence, Verdict, decide
 from mien.models.choice import ModelChoice
 
 
@@ -113,29 +113,28 @@ def differences_to(
 def recommend(
     choices: Sequence[ModelChoice], *, scores: pd.DataFrame, labels: Mapping[str, str], folds: int
 ) -> dict[str, Any]:
-    """Recommend a model: the best one, except that a network has to beat the best probe by the corrected test.
-
-    A bigger model on few people is worth its trouble only then (EVALUATION.md section 6).
+    """Recommend a model: a network has to beat the best probe by the corrected test (`recommend_after`).
 
     Returns:
-        name, label, why.
+        name, label, why, text, reasons.
     """
-    means = {choice.text: _mean_score(scores[scores["model"] == choice.text]) for choice in choices}
-    ordered = sorted(choices, key=lambda choice: -means[choice.text])
-    best = ordered[0]
-    probe = next((choice for choice in ordered if choice.is_probe), None)
-    if best.is_probe or probe is None:
-        what = "no linear probe was compared" if probe is None else f"the best of {len(choices)}"
-        return {"name": best.text, "label": labels[best.text], "why": f"highest mean score ({what})"}
-    rows = [
-        paired_difference(scores, a=choice.text, b=probe.text, folds=folds) for choice in ordered if not choice.is_probe
+    candidates = [
+        Candidate(
+            choice.text,
+            label=labels[choice.text],
+            is_probe=choice.is_probe,
+            mean=_mean_score(scores[scores["model"] == choice.text]),
+        )
+        for choice in choices
     ]
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        if p is not None and p < ALPHA and row["mean"] > 0:
-            why = f"beats the best linear probe, {labels[probe.text]}, by {short_number(row['mean'])} (p {p_text(p)})"
-            return {"name": row["a"], "label": labels[row["a"]], "why": why}
-    why = f"no network was shown to beat this linear probe ({labels[best.text]} is nominally better)"
-    return {"name": probe.text, "label": labels[probe.text], "why": why}
+    probe = best_probe(candidates)
+    if probe is None:
+        return recommend_after(candidates, to_probe={}).to_json()
+    others = [candidate.name for candidate in candidates if not candidate.is_probe]
+    rows = [paired_difference(scores, a=name, b=probe.name, folds=folds) for name in others]
+    corrected = holm([row["p"] for row in rows])
+    to_probe = {row["a"]: row | {"p_holm": p} for row, p in zip(rows, corrected, strict=True)}
+    return recommend_after(candidates, to_probe=to_probe).to_json()
 
 
 def calibrate(

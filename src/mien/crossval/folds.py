@@ -1,7 +1,8 @@
 """The fits of a comparison: each fold of each model is a folder that appears whole or not at all.
 
-A comparison that was killed goes on at the first fold that isn't there. Folds are independent by construction: a fresh
-model, and a seed derived from (seed, model, fold).
+A comparison that was killed goes on at the first fold that isn't there, and a network's fit that was killed in the
+middle from its last checkpoint: a hidden folder beside the fold's, removed once that is there. Folds are independent by
+construction: a fresh model, and a seed derived from (seed, model, fold).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mien.core.types import Split
 from mien.crossval.setup import Comparison, model_folder
 from mien.evaluation.scores import check_predictions
 from mien.models.choice import ModelChoice
+from mien.training.checkpoints import Checkpoints
 from mien.training.model_fit import fit_model
 
 VALIDATION_FILE = "validation.parquet"
@@ -67,6 +69,7 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_e
     path = comparison.fold_path(choice, split)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
+    checkpoints = Checkpoints.beside(path, identity=digest_of([comparison.run_id, choice.text, split.fold]))
     fitted = fit_model(
         choice,
         dataset=comparison.dataset,
@@ -76,6 +79,7 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_e
         settings=comparison.settings,
         seed=seed,
         on_epoch=on_epoch,
+        checkpoints=checkpoints,
     )
     rows, logits = fitted.predict(split.test)
     predictions = predictions_table(rows, logits, comparison=comparison, choice=choice, fold=split.fold)
@@ -91,6 +95,7 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_e
         if sweepable(choice, comparison.clips.scheme):
             facts["resampled_sweep"] = fitted.sweep(split.test, seed=seed).to_dict("records")
         write_json(temporary / "fit.json", facts)
+    checkpoints.remove()
 
 
 def sweepable(choice: ModelChoice, scheme: LabelScheme) -> bool:

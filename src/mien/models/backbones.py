@@ -22,6 +22,8 @@ from mien.models.classifier import HALF, IMAGENET_MEAN, IMAGENET_STD, RANDOM_INI
 Architecture = Literal["resnet50", "vit_base"]
 FAMILY = {"resnet50": "resnet", "vit_base": "vit"}
 WEIGHTS_FILE = "model.safetensors"
+# What a configuration says of its file, and not of the network.
+NOT_SHAPE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id")
 TINY: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1]},
     "vit": {
@@ -84,9 +86,70 @@ class PretrainedEncoder(nn.Module):
         """Return the stages from the pixels to the features; together they hold every parameter."""
         if self.family == "resnet":
             return [self.model.embedder, *self.model.encoder.stages]
+        return [self.model.embeddings, *self.blocks, self.model.layernorm]
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks from the pixels' side to the features': transformer layers, or residual blocks of all stages."""
+        if self.family == "resnet":
+            return [block for stage in self.model.encoder.stages for block in stage.layers]
         # transformers 5.2x moved the layers of a ViT from `encoder.layer` up to the model.
         layers = self.model.layers if hasattr(self.model, "layers") else self.model.encoder.layer
-        return [self.model.embeddings, *layers, self.model.layernorm]
+        return list(layers)
+
+    def frozen_part(self, num_open: int) -> list[nn.Module]:
+        """Return the modules before the boundary: everything, where no block is open.
+
+        Args:
+            num_open: The last blocks that are trained. A transformer's last norm is trained with them.
+        """
+        self._check_open(num_open)
+        if num_open == 0:
+            return [self.model]
+        stem = self.model.embedder if self.family == "resnet" else self.model.embeddings
+        return [stem, *self.blocks[: len(self.blocks) - num_open]]
+
+    def to_boundary(self, pixels: Tensor, *, num_open: int) -> Tensor:
+        """Return what the open blocks are given: tokens (N, T, D), maps (N, C, H, W), or features (N, D) for none.
+
+        Args:
+            pixels: (N, 3, S, S), normalised.
+            num_open: The last blocks that are trained.
+        """
+        if num_open == 0:
+            features: Tensor = self(pixels)
+            return features
+        activations = pixels
+        for module in self.frozen_part(num_open):
+            activations = _hidden(module(activations))
+        return activations
+
+    def from_boundary(self, activations: Tensor, *, num_open: int) -> Tensor:
+        """Return the features (N, D) of what `to_boundary` gave: together they are `forward`."""
+        self._check_open(num_open)
+        if num_open == 0:
+            return activations
+        for block in self.blocks[len(self.blocks) - num_open :]:
+            activations = _hidden(block(activations))
+        if self.family == "resnet":
+            pooled: Tensor = self.model.pooler(activations).flatten(1)
+            return pooled
+        # The norm looks at each token by itself, and only the class token is read.
+        normed: Tensor = self.model.layernorm(activations[:, 0])
+        return normed
+
+    @property
+    def shape_facts(self) -> dict[str, Any]:
+        """Return what decides the features beside the weights: the configuration without names and versions."""
+        values = self.model.config.to_diff_dict()
+        return {key: value for key, value in values.items() if key not in NOT_SHAPE}
+
+    def _check_open(self, num_open: int) -> None:
+        if not 0 <= num_open <= len(self.blocks):
+            raise UserError(
+                f"This backbone has {len(self.blocks)} blocks, so unfreeze must be head, last:1 to "
+                f"last:{len(self.blocks)}, gradual or all; got last:{num_open}."
+            )
 
     def enable_gradient_checkpointing(self) -> bool:
         """Recompute activations in the backward pass; False for ResNet, whose BatchNorm would count twice."""
@@ -98,6 +161,12 @@ class PretrainedEncoder(nn.Module):
         else:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         return True
+
+
+def _hidden(output: Any) -> Tensor:
+    """Return the hidden states of a block, which some versions of transformers wrap in a tuple."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def _model_class(family: str) -> tuple[Any, Any, dict[str, Any]]:

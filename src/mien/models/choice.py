@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mien.core.errors import UserError, unknown_name
 from mien.models.registry import MODELS
+from mien.models.sequence_parts import SequenceEntry
 from mien.runtime.baseline import PersonalBaseline
 
 PROBE = "linear_probe"
@@ -39,6 +40,16 @@ class ModelChoice:
         return self.name == PROBE
 
     @property
+    def is_sequence(self) -> bool:
+        """Whether this is a network over windows of frozen features, sound and signals."""
+        return isinstance(MODELS[self.name], SequenceEntry)
+
+    @property
+    def has_frozen_encoder(self) -> bool:
+        """Whether `backbone` is an encoder that stays as it is: of a probe, or of a sequence network with frames."""
+        return (self.is_probe or self.is_sequence) and self.backbone is not None
+
+    @property
     def label(self) -> str:
         """Short name for charts: paths lose their folders."""
         backbone = "" if self.backbone is None else "@" + Path(self.backbone).name.removesuffix(".onnx")
@@ -62,8 +73,11 @@ def parse_model(text: str, *, default_baseline: str = "none") -> ModelChoice:
     name = match["name"]
     if name not in MODELS:
         raise unknown_name("model", got=name, allowed=MODELS, hint="`mien models` says what each is.")
+    entry = MODELS[name]
+    if isinstance(entry, SequenceEntry):
+        return _parse_sequence(text, entry, match=match, default_baseline=default_baseline)
     backbone = match["backbone"] or ("hog" if name == PROBE else None)
-    if backbone is not None and name != PROBE and not MODELS[name].pretrained:
+    if backbone is not None and name != PROBE and not entry.pretrained:
         raise UserError(f"{name} is trained from scratch and takes no @BACKBONE (got {backbone!r}).")
     baseline = PersonalBaseline.parse(match["baseline"] or default_baseline)
     if name != PROBE and baseline.kind not in ("none", "recording"):
@@ -72,6 +86,19 @@ def parse_model(text: str, *, default_baseline: str = "none") -> ModelChoice:
             f"linear_probe takes all of them."
         )
     return ModelChoice(text=text.strip(), name=name, backbone=backbone, baseline=baseline)
+
+
+def _parse_sequence(text: str, entry: SequenceEntry, *, match: re.Match[str], default_baseline: str) -> ModelChoice:
+    """Read a sequence network: one that looks at frames takes what the probe takes, any other takes nothing."""
+    if entry.needs_encoder:
+        baseline = PersonalBaseline.parse(match["baseline"] or default_baseline)
+        return ModelChoice(text.strip(), entry.name, backbone=match["backbone"] or "hog", baseline=baseline)
+    if match["backbone"] or match["baseline"] not in (None, "none"):
+        raise UserError(
+            f"{text!r}: {entry.name} looks at no frames, so it takes neither @BACKBONE nor +BASELINE (sound and "
+            f"signals are on the scale of their own recording anyway). Write {entry.name}."
+        )
+    return ModelChoice(text.strip(), entry.name, backbone=None, baseline=PersonalBaseline())
 
 
 def parse_models(text: str | Sequence[str], *, default_baseline: str = "none") -> list[ModelChoice]:

@@ -180,7 +180,7 @@ def scale_dropout(network: nn.Module, *, factor: float) -> None:
     [0.25, 0.2]
     """
     for module in network.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d):
+        if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d):
             module.p *= factor
 
 

@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from mien.core.errors import MienError
 from mien.core.storage import atomic_path
+from mien.models.sequence_parts import SequenceNetwork, example_inputs
+from mien.runtime.windows import WindowSpec
 
 OPSET = 18
 # ONNX Runtime and PyTorch sum in another order; on features of size 1..10 float32 then differs by about 1e-5.
@@ -44,37 +46,49 @@ def export_encoder(encoder: nn.Module, path: Path, *, image_size: int) -> float:
     Raises:
         ParityError: The difference exceeds 1e-4 (relative to features larger than 1); nothing is written.
     """
-    return _export(encoder, path, shape=(3, image_size, image_size), names=(INPUT, FEATURES))
+    return _export(encoder, path, shapes=[(3, image_size, image_size)], names=[INPUT], output=FEATURES)
 
 
 def export_head(head: nn.Module, path: Path, *, feature_dim: int) -> float:
     """Write a head: `features` (N, D) float32 to `logits` (N, num_outputs); see `export_encoder`."""
-    return _export(head, path, shape=(feature_dim,), names=(FEATURES, LOGITS))
+    return _export(head, path, shapes=[(feature_dim,)], names=[FEATURES], output=LOGITS)
 
 
-def _export(module: nn.Module, path: Path, *, shape: tuple[int, ...], names: tuple[str, str]) -> float:
+def export_sequence_head(network: SequenceNetwork, path: Path, *, windows: WindowSpec) -> float:
+    """Write a sequence network: the inputs of its modalities (`mien.runtime.windows`) to `logits` (N, num_outputs).
+
+    Checked like `export_encoder`, on random windows of which parts are masked.
+    """
+    shapes = [tuple(values.shape[1:]) for values in example_inputs(windows, num=1).values()]
+    return _export(network, path, shapes=shapes, names=network.input_names, output=LOGITS)
+
+
+def _export(
+    module: nn.Module, path: Path, *, shapes: Sequence[tuple[int, ...]], names: Sequence[str], output: str
+) -> float:
     # A copy: eval mode and the CPU are for the file, not for the caller's network.
     frozen = copy.deepcopy(module).cpu().eval()
-    example = torch.zeros(2, *shape)
+    examples = tuple(torch.zeros(2, *shape) for shape in shapes)
+    batch = torch.export.Dim("batch")
     with atomic_path(path) as temporary:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
                 frozen,
-                (example,),
+                examples,
                 str(temporary),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[names[0]],
-                output_names=[names[1]],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=list(names),
+                output_names=[output],
+                dynamic_shapes=tuple({0: batch} for _ in shapes),
                 # One file: a bundle's files are copied and hashed one by one.
                 external_data=False,
                 verbose=False,
             )
-        return _check(frozen, temporary, shape=shape, name=names[0])
+        return _check(frozen, temporary, shapes=shapes, names=names)
 
 
-def _check(module: nn.Module, path: Path, *, shape: tuple[int, ...], name: str) -> float:
+def _check(module: nn.Module, path: Path, *, shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> float:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -83,10 +97,15 @@ def _check(module: nn.Module, path: Path, *, shape: tuple[int, ...], name: str) 
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch in CHECKED_BATCHES:
-        given = torch.randn(batch, *shape, generator=generator)
+        given = [
+            _random(batch, shape, name=name, generator=generator) for shape, name in zip(shapes, names, strict=True)
+        ]
         with torch.no_grad():
-            expected: Tensor = module(given)
-        difference = np.abs(session.run(None, {name: given.numpy()})[0] - expected.numpy()).max()
+            expected: Tensor = module(*given)
+        difference = np.abs(
+            session.run(None, {name: part.numpy() for name, part in zip(names, given, strict=True)})[0]
+            - expected.numpy()
+        ).max()
         scale = max(1.0, float(expected.abs().max()))
         if not difference <= TOLERANCE * scale:
             raise ParityError(
@@ -95,6 +114,12 @@ def _check(module: nn.Module, path: Path, *, shape: tuple[int, ...], name: str) 
             )
         worst = max(worst, float(difference))
     return worst
+
+
+def _random(batch: int, shape: tuple[int, ...], *, name: str, generator: torch.Generator) -> Tensor:
+    values = torch.randn(batch, *shape, generator=generator)
+    # A mask holds 0 and 1.
+    return (values > 0).float() if name.endswith("mask") else values
 
 
 @contextlib.contextmanager

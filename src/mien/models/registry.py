@@ -8,8 +8,18 @@ import torch
 
 from mien.core.errors import UserError, WeightsError, unknown_name
 from mien.core.weights import weights_directory
-from mien.models import backbones, improved_cnn, pretrained, vit_scratch
+from mien.models import (
+    audio_wavenet,
+    backbones,
+    improved_cnn,
+    multimodal_fusion,
+    pretrained,
+    signals_net,
+    temporal_vit,
+    vit_scratch,
+)
 from mien.models.classifier import BuildOptions, BuiltModel, ModelEntry
+from mien.models.sequence_parts import HeadShape, SequenceEntry, SequenceNetwork
 
 LINEAR_PROBE = ModelEntry(
     name="linear_probe",
@@ -30,8 +40,15 @@ MODELS: dict[str, ModelEntry] = {
         vit_scratch.ENTRY,
         pretrained.RESNET50_ENTRY,
         pretrained.VIT_BASE_ENTRY,
+        temporal_vit.ENTRY,
+        audio_wavenet.ENTRY,
+        signals_net.ENTRY,
+        multimodal_fusion.ENTRY,
     )
 }
+COUNTED_HEAD = HeadShape(num_outputs=1, feature_dim=900, sequence_length=5, num_signals=1)
+"""What `mien models` counts the parameters of a sequence network with: HOG features, one channel, one output."""
+
 PRETRAINED = {wanted.name: wanted for wanted in (backbones.RESNET50, backbones.VIT_BASE)}
 
 
@@ -44,6 +61,37 @@ def find_entry(name: str) -> ModelEntry:
     if name not in MODELS:
         raise unknown_name("model", got=name, allowed=MODELS, hint="See `mien models`.")
     return MODELS[name]
+
+
+def find_sequence_entry(name: str) -> SequenceEntry:
+    """Return the registry's entry of a sequence network.
+
+    Raises:
+        UserError: No sequence network has that name.
+    """
+    entry = find_entry(name)
+    if not isinstance(entry, SequenceEntry):
+        allowed = [other for other, known in MODELS.items() if isinstance(known, SequenceEntry)]
+        raise unknown_name("sequence network", got=name, allowed=allowed)
+    return entry
+
+
+def build_sequence_network(name: str, *, shape: HeadShape, seed: int = 0) -> SequenceNetwork:
+    """Build a sequence network with fresh weights; the same seed gives the same weights, whatever ran before.
+
+    Args:
+        name: Name in the registry.
+        shape: What it is built for.
+        seed: Seed of the weights; torch's global generator is left as it was.
+
+    Raises:
+        UserError: No sequence network has that name.
+    """
+    entry = find_sequence_entry(name)
+    assert entry.build_head is not None, f"{name} has no network"
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return entry.build_head(shape)
 
 
 def build_model(
@@ -70,6 +118,8 @@ def build_model(
         WeightsError: The pretrained weights aren't on this machine.
     """
     entry = find_entry(name)
+    if isinstance(entry, SequenceEntry):
+        raise UserError(f"{name} is a head over windows of features, sound and signals; use build_sequence_network.")
     if entry.build is None:
         raise UserError(f"{name} is fitted on frozen features and has no network to build; use mien.evaluation.probe.")
     options = BuildOptions(num_outputs, image_size or entry.image_size, backbone=backbone, random_init=random_init)
@@ -82,7 +132,8 @@ def describe_models() -> list[dict[str, Any]]:
     """Return name, parameters, trainable_parameters, modalities and weights of each model, without any weights.
 
     Parameters are counted with one output at the default picture size, on torch's meta device: nothing is allocated.
-    They are None for `linear_probe`, which has as many as its backbone has features.
+    They are None for `linear_probe`, which has as many as its backbone has features. Sequence networks are counted
+    as `COUNTED_HEAD` says, without the frozen backbone.
     """
     rows: list[dict[str, Any]] = []
     for entry in MODELS.values():
@@ -101,11 +152,15 @@ def describe_models() -> list[dict[str, Any]]:
 
 
 def _count(entry: ModelEntry) -> tuple[int | None, int | None]:
-    if entry.build is None:
+    if isinstance(entry, SequenceEntry):
+        with torch.device("meta"):
+            network: torch.nn.Module = build_sequence_network(entry.name, shape=COUNTED_HEAD)
+    elif entry.build is not None:
+        with torch.device("meta"):
+            network = entry.build(BuildOptions(1, entry.image_size, random_init=entry.pretrained)).classifier
+    else:
         return None, None
-    with torch.device("meta"):
-        built = entry.build(BuildOptions(1, entry.image_size, random_init=entry.pretrained))
-    parameters = list(built.classifier.parameters())
+    parameters = list(network.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 

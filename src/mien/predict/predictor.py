@@ -19,6 +19,7 @@ from mien.data.dataset import sample_ends
 from mien.data.pictures import CROPS_FILE, PictureSettings, make_pictures
 from mien.media.detectors import FaceDetector, make_detector
 from mien.media.video import probe_video
+from mien.predict.beside import SeenFrames, read_beside, sampled_times
 from mien.predict.elan_timeline import write_elan_timeline
 from mien.predict.timeline_page import timeline_page
 from mien.runtime.bundle import Bundle, Sampling
@@ -41,7 +42,9 @@ class SampledCrop:
     face_found: bool
 
 
-def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path, elan: bool = False) -> list[dict[str, Any]]:
+def predict_files(
+    bundle_path: Path, *, videos: Sequence[Path], out: Path, elan: bool = False, signals: Sequence[Path] = ()
+) -> list[dict[str, Any]]:
     """Predict each video and write `<name>.timeline.csv` and `<name>.html`.
 
     Args:
@@ -49,21 +52,23 @@ def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path, elan:
         videos: Video files; one that can't be read is reported and doesn't stop the others.
         out: Folder for the results.
         elan: Also write `<name>.eaf`, for a person to correct in ELAN.
+        signals: Sensor exports, one per video in their order, for a model that looks at signals; none: it goes without.
 
     Returns:
         Per video: video, and frames, faces, timeline, plot (and elan); or error, where it can't be predicted.
 
     Raises:
-        UserError: Not a bundle, or no video could be read.
+        UserError: Not a bundle, no video could be read, or another number of exports than of videos.
     """
     bundle = Bundle.open(bundle_path)
+    exports = _exports(bundle, videos=videos, signals=signals)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file. Give a folder.")
     results: list[dict[str, Any]] = []
     errors: list[UserError] = []
-    for video, name in zip(videos, _distinct_names(videos), strict=True):
+    for video, name, export in zip(videos, _distinct_names(videos), exports, strict=True):
         try:
-            timeline = predict_timeline(bundle, video)
+            timeline = predict_timeline(bundle, video, signals=export)
         except UserError as error:
             errors.append(error)
             results.append({"video": str(video), "error": str(error)})
@@ -72,7 +77,7 @@ def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path, elan:
         write_csv(timeline_path, timeline.round({"start_s": 6, "end_s": 6}))
         write_text(plot_path, timeline_page(timeline, spec=bundle.spec, title=video.name))
         faces = int(timeline["face_found"].sum())
-        if faces == 0 and bundle.spec.sampling.crop == "face":
+        if faces == 0 and bundle.spec.modalities == ("video",) and bundle.spec.sampling.crop == "face":
             say(f"{video}: no face was found in any of {len(timeline)} sampled frames, so nothing is predicted.")
         results.append(
             {
@@ -97,22 +102,32 @@ def predict_files(bundle_path: Path, *, videos: Sequence[Path], out: Path, elan:
     return results
 
 
-def predict_timeline(bundle: Bundle, video: Path) -> pd.DataFrame:
+def predict_timeline(bundle: Bundle, video: Path, *, signals: Path | None = None) -> pd.DataFrame:
     """Predict one video.
 
     Args:
         bundle: The model.
-        video: A video file.
+        video: A video file; for a model that only listens also a sound file.
+        signals: Sensor export on the video's clock, for a model that looks at signals.
 
     Returns:
         A row per sampled frame: recording_id, start_s, end_s (half-open, seconds), logit_* and prob_* (NaN where there
-        is no face), face_found.
+        is no face and, for a model that uses them, neither sound nor signals), face_found.
 
     Raises:
         MediaError: The video can't be read.
-        UserError: It shows a face for too short a time for the bundle's personal baseline.
+        UserError: It shows a face for too short a time for the bundle's personal baseline, or has nothing of what the
+            model looks at.
     """
     bundle.baseline.check_new_recording()
+    seen = _see(bundle, video) if bundle.needs_pictures else sampled_times(video, fps=bundle.spec.sampling.fps)
+    end_s = float(sample_ends(seen.pts_s, fps=bundle.spec.sampling.fps)[-1]) if len(seen.pts_s) else 0.0
+    beside = read_beside(bundle, video, end_s=end_s, signals=signals)
+    logits = bundle.logits(seen.features, pts_s=seen.pts_s, audio=beside.audio, signals=beside.signals)
+    return _timeline(video.stem, pts_s=seen.pts_s, logits=logits, face_found=seen.face_found, bundle=bundle)
+
+
+def _see(bundle: Bundle, video: Path) -> SeenFrames:
     spec = bundle.spec
     times, found = list[float](), list[bool]()
     features = _FeatureBlocks(bundle)
@@ -126,9 +141,15 @@ def predict_timeline(bundle: Bundle, video: Path) -> pd.DataFrame:
             found.append(sample.face_found)
             features.add(sample.crop)
     _check_long_enough(bundle, video, num_faces=features.num_crops)
-    pts_s = np.asarray(times, np.float64)
-    logits = bundle.logits(features.table(), pts_s=pts_s)
-    return _timeline(video.stem, pts_s=pts_s, logits=logits, face_found=np.asarray(found, bool), bundle=bundle)
+    return SeenFrames(np.asarray(times, np.float64), np.asarray(found, bool), features.table())
+
+
+def _exports(bundle: Bundle, *, videos: Sequence[Path], signals: Sequence[Path]) -> list[Path | None]:
+    if signals and not bundle.needs_signals:
+        raise UserError(f"{bundle.spec.label} looks at no signals. Leave --signals out.")
+    if signals and len(signals) != len(videos):
+        raise UserError(f"Got {len(signals)} sensor exports for {len(videos)} videos. Give one --signals per video.")
+    return list(signals) or [None] * len(videos)
 
 
 def _check_long_enough(bundle: Bundle, video: Path, *, num_faces: int) -> None:

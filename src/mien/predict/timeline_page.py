@@ -54,12 +54,18 @@ def timeline_page(timeline: pd.DataFrame, *, spec: ModelSpec, title: str) -> str
         ),
         chart=_chart(timeline, spec=spec),
         caption=html.escape(
-            "Probability at each sampled frame, by its presentation time. Grey: no face was found, so nothing is said."
+            f"Probability at each sampled frame, by its presentation time. Grey: {_nothing(spec)}, so nothing is said."
             + baseline
         ),
         rows=_class_rows(timeline, spec=spec),
-        footer="An expression is not a feeling: this says how alike the face is to what the annotations name so.",
+        footer="An expression is not a feeling: this says how alike the recording is to what the annotations name so.",
     )
+
+
+def _nothing(spec: ModelSpec) -> str:
+    """Say what was missing where nothing is predicted."""
+    names = {"video": "face", "audio": "sound", "signals": "signal"}
+    return " and ".join(f"no {names[modality]} was found" for modality in spec.modalities)
 
 
 def _class_rows(timeline: pd.DataFrame, *, spec: ModelSpec) -> str:
@@ -67,7 +73,7 @@ def _class_rows(timeline: pd.DataFrame, *, spec: ModelSpec) -> str:
     labels = spec.labels
     seen = timeline[[f"prob_{name}" for name in labels.output_names]].dropna()
     if seen.empty:
-        return "<tr><td>Nothing is predicted: there was no face in any sampled frame.</td></tr>"
+        return f"<tr><td>Nothing is predicted: {_nothing(spec)} in any sampled frame.</td></tr>"
     predicted = labels.predicted(seen.to_numpy(np.float64))
     rows = "<tr><th>class</th><th>mean probability</th><th>predicted in, of the frames with a prediction</th></tr>"
     for code, name in enumerate(labels.output_names, start=labels.kind == "binary"):

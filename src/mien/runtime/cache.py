@@ -1,23 +1,30 @@
-"""What is computed once per dataset: crops at an encoder's size, and the features of frozen encoders.
+"""What is computed once per dataset: crops at an encoder's size, features of frozen encoders, activations.
 
-Both lie as one `.npy` per recording in `DATASET/cache/`, are read memory-mapped, and may be deleted at any time. A
+All lie as one `.npy` per recording in `DATASET/cache/`, are read memory-mapped, and may be deleted at any time. A
 file's name holds a digest of the recording that it was made from: one that is prepared again is computed again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import glob
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.core.storage import atomic_path, digest_of, remove_leftovers
+from mien.core.storage import atomic_path, digest_of
 from mien.data.dataset import Dataset
 from mien.runtime.encoders import Encoder, view_crops
 
 PIXEL_BLOCK = 256
+# A temporary file that nobody wrote to for so long is a killed process's; a younger one may be another process's work.
+ABANDONED_S = 3600.0
+# Systems often allow a process 1024 open files.
+MAX_OPEN = 256
 
 
 def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: float) -> NDArray[np.uint8]:
@@ -32,6 +39,11 @@ def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: fl
     Returns:
         (N, size_px, size_px, 3) uint8, a row per sampled frame.
     """
+    return load_array(pixels_path(dataset, recording_id, size_px=size_px, crop=crop))
+
+
+def pixels_path(dataset: Dataset, recording_id: str, *, size_px: int, crop: float) -> Path:
+    """Return where the crops that `cached_pixels` reads lie; they are made where they aren't there yet."""
     path = cache_path(dataset, recording_id, kind=f"pixels-{size_px}-{crop:g}")
     if not path.is_file():
         crops = dataset.crops(recording_id)
@@ -47,7 +59,7 @@ def cached_pixels(dataset: Dataset, recording_id: str, *, size_px: int, crop: fl
             target.flush()
 
         write_array(path, write)
-    return load_array(path)
+    return path
 
 
 def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) -> NDArray[np.float32]:
@@ -91,14 +103,25 @@ def write_array(path: Path, write: Callable[[Path], None]) -> None:
     """Write a `.npy` to a `cache_path`, whole or not at all; what was made of an earlier content goes."""
     recording_id = path.name.rpartition("@")[0]
     for outdated in path.parent.glob(f"{glob.escape(recording_id)}@*.npy"):
-        outdated.unlink()
-    remove_leftovers(path.parent, of=path.name)
+        # Another process may write the same at the same time; both write the same bytes, and either may come last.
+        if outdated != path:
+            outdated.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > ABANDONED_S:
+                leftover.unlink()
     with atomic_path(path) as temporary:
         write(temporary)
 
 
 def load_array(path: Path) -> NDArray:  # type: ignore[type-arg]
-    """Read a `.npy` memory-mapped."""
+    """Read a `.npy` memory-mapped. The last ones stay open, and only they: each takes one of the process's files."""
+    status = path.stat()
+    return _mapped(path, status.st_ino, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=MAX_OPEN)
+def _mapped(path: Path, _inode: int, _mtime_ns: int) -> NDArray:  # type: ignore[type-arg]
     # A memory map can't be empty; an empty recording is read as it is.
     try:
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 # Rec. 601 luma, as the grey that contrast is stretched around (PIL's `ImageEnhance.Contrast` takes the same).
 GREY = (0.299, 0.587, 0.114)
+# Brightness, contrast, hue and mirroring each take one.
+NUM_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,13 @@ def augment(pixels: Tensor, *, ids: Tensor, strengths: Strengths, generator: tor
         strengths: How far.
         generator: On the CPU, whatever the device of the pictures: the same draws everywhere.
     """
-    num = len(pixels)
-    draws = torch.rand(4, num, generator=generator, dtype=torch.float64).float()
+    draws = torch.rand(NUM_DRAWS, len(pixels), generator=generator, dtype=torch.float64)
+    return Augmented(pixels=vary_by(pixels, draws=draws, strengths=strengths), source_ids=ids.clone())
+
+
+def vary_by(pixels: Tensor, *, draws: Tensor, strengths: Strengths) -> Tensor:
+    """Vary pictures (N, 3, S, S), uint8 or float in 0..1, by draws (NUM_DRAWS, N) from 0..1; return float32 in 0..1."""
+    draws = draws.float()
     spread = 2.0 * draws[:3] - 1.0
     values = pixels.to(torch.float32) / 255.0 if pixels.dtype == torch.uint8 else pixels
     varied = vary(
@@ -66,8 +73,7 @@ def augment(pixels: Tensor, *, ids: Tensor, strengths: Strengths, generator: tor
         hue=(strengths.hue * spread[2]).to(pixels.device),
     )
     mirrored = (draws[3] < strengths.flip).to(pixels.device)
-    varied = torch.where(mirrored[:, None, None, None], varied.flip(-1), varied)
-    return Augmented(pixels=varied, source_ids=ids.clone())
+    return torch.where(mirrored[:, None, None, None], varied.flip(-1), varied)
 
 
 def vary(pixels: Tensor, *, brightness: Tensor, contrast: Tensor, hue: Tensor) -> Tensor:

@@ -20,12 +20,22 @@ from mien.core.storage import (
 )
 from mien.core.weights import find_onnx
 from mien.models.hub_encoder import HubEncoder
-from mien.models.onnx_writer import OPSET, ParityError, export_encoder, export_head, write_linear_head
+from mien.models.onnx_writer import (
+    OPSET,
+    ParityError,
+    export_encoder,
+    export_head,
+    export_sequence_head,
+    write_linear_head,
+)
 from mien.runtime.bundle import BUNDLE_FORMAT, MANIFEST, Bundle, ModelSpec, Sampling
-from mien.runtime.encoders import EncoderSpec, HogEncoder, OnnxEncoder
+from mien.runtime.encoders import Encoder, EncoderSpec, HogEncoder, OnnxEncoder
 from mien.runtime.material import Material
 from mien.training.model_card import model_card
 from mien.training.model_fit import FittedNetwork, FittedProbe
+from mien.training.sequence_fit import FittedSequence
+
+Fitted = FittedProbe | FittedNetwork | FittedSequence
 
 PARITY_RECORDINGS = 3
 PARITY_BLOCK = 64  # crops in memory at a time
@@ -33,9 +43,7 @@ PARITY_BLOCK = 64  # crops in memory at a time
 MAX_LOGIT_DIFFERENCE = 1e-3
 
 
-def write_bundle(
-    fitted: FittedProbe | FittedNetwork, *, out: Path, label: str, provenance: dict[str, Any]
-) -> dict[str, Any]:
+def write_bundle(fitted: Fitted, *, out: Path, label: str, provenance: dict[str, Any]) -> dict[str, Any]:
     """Write a bundle and check it.
 
     Args:
@@ -67,7 +75,7 @@ def write_bundle(
     return parity
 
 
-def check_parity(fitted: FittedProbe | FittedNetwork, bundle: Bundle) -> dict[str, Any]:
+def check_parity(fitted: Fitted, bundle: Bundle) -> dict[str, Any]:
     """Compare a bundle with the model that it was made of, on whole recordings of the dataset.
 
     Raises:
@@ -82,6 +90,14 @@ def check_parity(fitted: FittedProbe | FittedNetwork, bundle: Bundle) -> dict[st
             for name, group in rows.groupby("recording_id", sort=False)
         ]
     )
+    # Where there is nothing to predict from (no sound, for a model that listens), a bundle says nothing.
+    said = ~np.isnan(actual).any(axis=1)
+    rows, expected, actual = rows[said], expected[said], actual[said]
+    if not len(rows):
+        raise ParityError(
+            f"The bundle predicts none of the clips of {', '.join(participants)}, so it can't be checked; these "
+            f"recordings have nothing of what the model looks at ({', '.join(bundle.spec.modalities)})."
+        )
     scheme = bundle.spec.labels
     logit_gap = float(np.abs(actual - expected).max())
     parity = {
@@ -103,25 +119,46 @@ def _bundle_logits(
     bundle: Bundle, material: Material, recording_id: str, *, frames: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     dataset = material.dataset
-    table, crops = dataset.frames(recording_id), dataset.crops(recording_id)
+    table = dataset.frames(recording_id)
+    pts_s = table["pts_s"].to_numpy()
+    logits = bundle.logits(
+        _bundle_features(bundle, material, recording_id),
+        pts_s=pts_s,
+        audio=dataset.audio(recording_id) if bundle.needs_sound else None,
+        signals=dataset.signals(recording_id) if bundle.needs_signals else None,
+    )
+    return logits[frames]
+
+
+def _bundle_features(bundle: Bundle, material: Material, recording_id: str) -> NDArray[np.float32]:
+    dataset = material.dataset
+    num_frames = len(dataset.frames(recording_id))
+    if not bundle.needs_pictures:
+        return np.empty((num_frames, 0), np.float32)
+    crops = dataset.crops(recording_id)
     seen = np.flatnonzero(dataset.has_crop(recording_id))
     blocks = [seen[start : start + PARITY_BLOCK] for start in range(0, len(seen), PARITY_BLOCK)]
     features = np.concatenate([bundle.features(np.asarray(crops[block])) for block in blocks])
-    whole = np.full((len(table), features.shape[1]), np.nan, np.float32)
+    whole = np.full((num_frames, features.shape[1]), np.nan, np.float32)
     whole[seen] = features
-    return bundle.logits(whole, pts_s=table["pts_s"].to_numpy())[frames]
+    return whole
 
 
-def _write_model(
-    fitted: FittedProbe | FittedNetwork, folder: Path, *, label: str, provenance: dict[str, Any]
-) -> ModelSpec:
+def _write_model(fitted: Fitted, folder: Path, *, label: str, provenance: dict[str, Any]) -> ModelSpec:
     dataset, choice = fitted.material.dataset, fitted.choice
-    encoder = _write_probe(fitted, folder) if isinstance(fitted, FittedProbe) else _write_network(fitted, folder)
+    encoder: EncoderSpec | None
+    if isinstance(fitted, FittedProbe):
+        encoder = _write_probe(fitted, folder)
+    elif isinstance(fitted, FittedSequence):
+        encoder = _write_sequence(fitted, folder)
+    else:
+        encoder = _write_network(fitted, folder)
+    windows = fitted.windows if isinstance(fitted, FittedSequence) else None
     fitted.save_weights(folder / "model.safetensors")
     return ModelSpec(
         name=choice.text,
         label=label,
-        modalities=("video",),
+        modalities=("video",) if windows is None else windows.modalities,
         labels=fitted.material.clips.scheme,
         sampling=Sampling(
             fps=dataset.fps,
@@ -130,12 +167,14 @@ def _write_model(
             size_px=dataset.size_px,
             margin=float(dataset.info["config"]["margin"]),
             detector=dataset.detector,
+            detect_every=dataset.info["config"]["detect_every"],
         ),
         encoder=encoder,
-        builtin_encoder=None if (folder / "encoder.onnx").is_file() else encoder.name,
+        builtin_encoder=None if encoder is None or (folder / "encoder.onnx").is_file() else encoder.name,
         baseline=str(choice.baseline),
-        weights={"source": encoder.source, "licence": encoder.licence},
+        weights={"source": encoder.source, "licence": encoder.licence} if encoder else {"licence": "none needed"},
         provenance={"mien": version("mien"), **provenance},
+        windows=windows,
     )
 
 
@@ -144,7 +183,15 @@ def _write_probe(fitted: FittedProbe, folder: Path) -> EncoderSpec:
     write_linear_head(
         folder / "head.onnx", mean=probe.mean, scale=probe.scale, coef=probe.coef, intercept=probe.intercept
     )
-    encoder = fitted.encoder
+    return _write_frozen(fitted.encoder, folder)
+
+
+def _write_sequence(fitted: FittedSequence, folder: Path) -> EncoderSpec | None:
+    export_sequence_head(fitted.network, folder / "head.onnx", windows=fitted.windows)
+    return None if fitted.encoder is None else _write_frozen(fitted.encoder, folder)
+
+
+def _write_frozen(encoder: Encoder, folder: Path) -> EncoderSpec:
     if isinstance(encoder, OnnxEncoder):
         shutil.copyfile(encoder.path, folder / "encoder.onnx")
     elif isinstance(encoder, HubEncoder):

@@ -11,9 +11,12 @@ from mien.data.dataset import Dataset
 from mien.models.backbones import WEIGHTS_FILE, find_weights
 from mien.models.choice import ModelChoice
 from mien.models.hub_encoder import HubEncoder
-from mien.models.registry import PRETRAINED, build_model
-from mien.runtime.encoders import Encoder, find_encoder
+from mien.models.onnx_writer import count_parameters
+from mien.models.registry import PRETRAINED, build_model, find_sequence_entry
+from mien.runtime.encoders import Encoder, OnnxEncoder, find_encoder
 from mien.runtime.material import Material, check_rest_segment
+from mien.training.activations import frozen_modules
+from mien.training.sequence_batches import window_spec
 from mien.training.settings import FitSettings
 
 
@@ -23,26 +26,38 @@ def check_model(choice: ModelChoice, *, dataset: Dataset, settings: FitSettings)
     Raises:
         UserError: Weights or files that can't be had, or settings that the model or the dataset can't take.
     """
-    crop = open_encoder(choice).spec.crop if choice.is_probe else settings.for_model(choice.name).crop
+    if choice.is_sequence:
+        window_spec(
+            find_sequence_entry(choice.name),
+            dataset=dataset,
+            config=settings.for_sequence(choice.name),
+            encoder=open_encoder(choice) if choice.has_frozen_encoder else None,
+        )
+        if not choice.has_frozen_encoder:
+            return
+    frozen = choice.has_frozen_encoder
+    crop = open_encoder(choice).spec.crop if frozen else settings.for_model(choice.name).crop
     if dataset.margin is not None and crop > dataset.margin:
         raise UserError(
             f"{choice.text} looks at {crop:g} times the face box, but the dataset's crops hold {dataset.margin:g}. "
             "Set a smaller crop (in the settings, or in the ONNX's sidecar)."
         )
-    if choice.is_probe:
+    if frozen:
         return
     if choice.backbone is not None and choice.backbone.endswith(".onnx"):
         raise UserError(f"{choice.text}: a network needs PyTorch weights; an ONNX file serves linear_probe only.")
     config = settings.for_model(choice.name)
     with torch.device("meta"):
         # Weights are looked up and read, but no memory is given to the rest.
-        build_model(
+        built = build_model(
             choice.name,
             num_outputs=1,
             image_size=config.image_size,
             backbone=choice.backbone,
             random_init=settings.random_init,
         )
+    if built.pretrained and config.num_open is not None:
+        frozen_modules(built.classifier, num_open=config.num_open)
 
 
 def check_baseline(choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex) -> None:
@@ -84,7 +99,7 @@ def check_baseline(choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex) -
 
 
 def open_encoder(choice: ModelChoice) -> Encoder:
-    """Open the frozen encoder of a probe.
+    """Open the frozen encoder of a probe or of a sequence network.
 
     Raises:
         UserError: Nothing is found under that name.
@@ -100,9 +115,16 @@ def open_encoder(choice: ModelChoice) -> Encoder:
         raise WeightsError(f"{choice.text}: {error} {known} Hugging Face folder or id.") from error
 
 
+def frozen_parameters(encoder: Encoder) -> int:
+    """Return the number of parameters of a frozen encoder."""
+    if isinstance(encoder, OnnxEncoder):
+        return count_parameters(encoder.path)
+    return encoder.num_parameters if isinstance(encoder, HubEncoder) else 0
+
+
 def weights_digest(choice: ModelChoice, *, settings: FitSettings) -> str | None:
     """Return a digest of the pretrained weights of a model, None where it has none: other weights, other results."""
-    if choice.is_probe:
+    if choice.has_frozen_encoder:
         return open_encoder(choice).digest
     wanted = PRETRAINED.get(choice.name)
     if wanted is None or settings.random_init:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,9 +35,21 @@ class TrainConfig:
         clip_norm: Gradients are clipped at this norm; 0 for no clipping.
         patience: A phase stops after so many epochs without improvement of the validation loss.
         min_delta: What counts as an improvement.
-        phase1: `cached` computes the backbone's features once, from clean pictures; `augmented` runs the backbone
-            in every epoch, on augmented ones.
-        unfreeze: `gradual` opens the backbone in phase 2 from its last quarter to its first, a quarter per epoch.
+        phase1: `cached` computes the backbone's features once per picture and view, and stores them; `augmented` runs
+            the backbone in every epoch, on pictures augmented anew.
+        unfreeze: What phase 2 trains of a pretrained backbone. `all`; `gradual` opens it from its last quarter to its
+            first, a quarter per epoch; `last:K` trains the last K blocks (transformer layers, residual blocks) from
+            stored activations; `head` leaves phase 2 out.
+        views: Where the backbone's frozen part is computed once (`phase1: cached`, `last:K`): so many augmented views
+            of each training picture are stored and seen in turn; 0 shows the pictures as they are.
+        activations_gb: What the frozen part computed is stored in the dataset's cache as long as all of that takes at
+            most so many GB; beyond, it is computed in every epoch.
+        layer_decay: Each stage of a pretrained backbone has this times the learning rate of the stage above it; the
+            last one has `backbone_lr`. 1 for the same rate everywhere.
+        sampling: `frames` shows every labelled frame once per epoch; `participants` shows as many in all, of each
+            participant the same number.
+        mixup: Alpha of the beta distribution from which mixtures of pairs of training examples are drawn; 0 for none.
+            Without a personal baseline pictures are mixed, with one features after its subtraction.
         augment: Whether training pictures are varied; validation and test pictures never are.
         brightness: Strength: brightness is multiplied by a factor in 1 - b .. 1 + b.
         contrast: Strength: contrast likewise, around the picture's mean grey.
@@ -48,6 +61,7 @@ class TrainConfig:
         compile: Whether training steps are compiled (needs a C++ compiler, and pays off in long trainings only).
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         num_workers: Processes that load pictures; 0 loads in the training process.
+        devices: GPUs that share each batch; where there is none, processes on the CPU. The result is that of one.
     """
 
     image_size: int = 224
@@ -69,7 +83,12 @@ class TrainConfig:
     patience: int = 7
     min_delta: float = 0.001
     phase1: Literal["cached", "augmented"] = "cached"
-    unfreeze: Literal["all", "gradual"] = "all"
+    unfreeze: str = "all"
+    views: int = 0
+    activations_gb: float = 10.0
+    layer_decay: float = 1.0
+    sampling: Literal["frames", "participants"] = "frames"
+    mixup: float = 0.0
     augment: bool = True
     brightness: float = 0.2
     contrast: float = 0.2
@@ -81,25 +100,42 @@ class TrainConfig:
     compile: bool = False
     gradient_checkpointing: bool = False
     num_workers: int = 0
+    devices: int = 1
 
     def __post_init__(self) -> None:
-        at_least_1 = ("image_size", "epochs", "accumulate", "restart_epochs", "restart_factor", "patience")
+        at_least_1 = ("image_size", "epochs", "accumulate", "restart_epochs", "restart_factor", "patience", "devices")
         for name in (*at_least_1, "frames_per_recording"):
             _check(name, getattr(self, name), low=1)
         if self.batch_size is not None:
             _check("batch_size", self.batch_size, low=1)
         not_negative = ("head_epochs", "weight_decay", "min_lr", "clip_norm", "min_delta", "num_workers")
-        for name in not_negative:
+        for name in (*not_negative, "views", "activations_gb"):
             _check(name, getattr(self, name), low=0)
         for name in ("brightness", "contrast", "flip"):
             _check(name, getattr(self, name), low=0, high=1)
         _check("hue", self.hue, low=0, high=0.5)
+        _check("layer_decay", self.layer_decay, low=0.01, high=1)
+        _check("mixup", self.mixup, low=0)
         for name in ("crop", "head_lr_phase1", "backbone_lr", "head_lr"):
             _check(name, getattr(self, name), low=1e-9)
         if self.dropout is not None:
             _check("dropout", self.dropout, low=0, high=1)
         if self.scratch_lr is not None:
             _check("scratch_lr", self.scratch_lr, low=1e-9)
+        if not re.fullmatch(r"all|gradual|head|last:[1-9]\d*", self.unfreeze):
+            raise UserError(
+                f"Training setting unfreeze must be 'all', 'gradual', 'head' or 'last:K' with K blocks, such as "
+                f"'last:2'; got {self.unfreeze!r}."
+            )
+        if self.unfreeze == "head" and self.head_epochs == 0:
+            raise UserError("unfreeze: head trains the head in phase 1 only, and head_epochs is 0; set it to 20.")
+
+    @property
+    def num_open(self) -> int | None:
+        """The last blocks that phase 2 trains: 0 for none, None for the whole backbone."""
+        if self.unfreeze.startswith("last:"):
+            return int(self.unfreeze.removeprefix("last:"))
+        return 0 if self.unfreeze == "head" else None
 
 
 def _check(name: str, value: float, *, low: float, high: float = float("inf")) -> None:

@@ -13,8 +13,10 @@ from mien.core.types import Split
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.models.choice import ModelChoice
-from mien.models.registry import build_model
+from mien.models.registry import build_model, build_sequence_network, find_sequence_entry
+from mien.models.sequence_parts import HeadShape, example_inputs
 from mien.training.checks import open_encoder
+from mien.training.sequence_batches import THINNED_CLIPS, window_spec
 from mien.training.settings import FitSettings
 
 Estimate = dict[str, Any]
@@ -44,7 +46,8 @@ def estimate_fits(
         participants, clips, folds, fits, minutes (at most: early stopping ends most fits sooner), minutes per model.
     """
     per_model = {
-        choice.text: _seconds(choice, clips=clips, splits=splits, settings=settings) / 60 for choice in choices
+        choice.text: _seconds(choice, dataset=dataset, clips=clips, splits=splits, settings=settings) / 60
+        for choice in choices
     }
     return {
         "dataset": str(dataset.path),
@@ -58,7 +61,11 @@ def estimate_fits(
     }
 
 
-def _seconds(choice: ModelChoice, *, clips: ClipIndex, splits: Sequence[Split], settings: FitSettings) -> float:
+def _seconds(
+    choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex, splits: Sequence[Split], settings: FitSettings
+) -> float:
+    if choice.is_sequence:
+        return _sequence_seconds(choice, dataset=dataset, clips=clips, splits=splits, settings=settings)
     if choice.is_probe:
         encoder = open_encoder(choice)
         blank = np.zeros((TRIAL_BATCH, encoder.spec.size_px, encoder.spec.size_px, 3), np.uint8)
@@ -78,8 +85,32 @@ def _seconds(choice: ModelChoice, *, clips: ClipIndex, splits: Sequence[Split], 
     trained = sum(int(people.isin(split.train).sum()) for split in splits)
     # A picture that is only looked at (validation, train loss, test) costs about a third of one that is trained on.
     watched = sum(int((~people.isin(split.train)).sum()) * 2 for split in splits) / 3
-    epochs = config.epochs + (config.head_epochs if built.pretrained else 0)
-    return step_s * epochs * (trained + watched)
+    whole = 0 if built.pretrained and config.unfreeze == "head" else config.epochs
+    # Features of a frozen backbone are computed once: a look at each picture, whatever the number of epochs.
+    head = 0.0 if not built.pretrained else 1 / 3 if config.phase1 == "cached" else config.head_epochs
+    return step_s * (whole + head) * (trained + watched)
+
+
+def _sequence_seconds(
+    choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex, splits: Sequence[Split], settings: FitSettings
+) -> float:
+    entry, config = find_sequence_entry(choice.name), settings.for_sequence(choice.name)
+    encoder = open_encoder(choice) if entry.needs_encoder else None
+    spec = window_spec(entry, dataset=dataset, config=config, encoder=encoder)
+    shape = HeadShape(
+        clips.scheme.num_outputs, spec.feature_dim, spec.sequence_length, len(spec.signal_names), config.fusion
+    )
+    network = build_sequence_network(choice.name, shape=shape)
+    given = example_inputs(spec, num=TRIAL_BATCH).values()
+    step_s = _timed(lambda: network(*given).sum().backward()) / TRIAL_BATCH
+    encoding_s = 0.0
+    if encoder is not None:
+        blank = np.zeros((TRIAL_BATCH, encoder.spec.size_px, encoder.spec.size_px, 3), np.uint8)
+        encoding_s = _timed(lambda: encoder.encode(blank)) / TRIAL_BATCH * len(clips.table)
+    recordings = clips.table["recording_id"].nunique() * len(splits)
+    # An epoch trains on some clips of each recording and measures on others, a third as dear.
+    per_epoch = min(config.clips_per_recording + THINNED_CLIPS / 3, len(clips.table))
+    return encoding_s + step_s * config.epochs * recordings * per_epoch
 
 
 def _timed(call: Callable[[], Any]) -> float:

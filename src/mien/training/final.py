@@ -20,6 +20,7 @@ from mien.data.splits import MIN_GROUPS, holdout_split, make_folds
 from mien.models.choice import ModelChoice, parse_model
 from mien.runtime.bundle import MANIFEST, Bundle
 from mien.training.bundle_writer import write_bundle
+from mien.training.checkpoints import Checkpoints
 from mien.training.checks import check_baseline, check_model, open_encoder, weights_digest
 from mien.training.estimate import Estimate, estimate_fits
 from mien.training.model_fit import fit_model
@@ -138,6 +139,8 @@ def plan_training(
 def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
     """Audit, train and write the bundle; where the same bundle is there already, nothing is done again.
 
+    A training that was killed goes on from its last checkpoint, a hidden folder beside the bundle's.
+
     Returns:
         What `parity.json` holds.
 
@@ -152,6 +155,7 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
     audit = _audit_content(plan)
     if audit.refusals:
         raise RefusedError(audit.refusal_reasons())
+    checkpoints = Checkpoints.beside(plan.out, identity=plan.fit_id)
     fitted = fit_model(
         plan.choice,
         dataset=plan.dataset,
@@ -161,6 +165,7 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
         settings=plan.settings,
         seed=plan.seed,
         on_epoch=say,
+        checkpoints=checkpoints,
     )
     facts = fitted.facts()
     note = facts["model_facts"].get("weights_note")
@@ -178,7 +183,9 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
         "audit": card_facts(audit),
         "comparison": plan.quoted,
     }
-    return write_bundle(fitted, out=plan.out, label=label, provenance=provenance)
+    parity = write_bundle(fitted, out=plan.out, label=label, provenance=provenance)
+    checkpoints.remove()
+    return parity
 
 
 def quote_run(run: Path, *, model: ModelChoice, dataset: Dataset, target: str) -> dict[str, Any]:
@@ -231,6 +238,6 @@ def _audit_content(plan: TrainingPlan) -> Audit:
         dataset=plan.dataset,
         splits=make_folds(plan.clips, folds=min(AUDIT_FOLDS, groups), seed=plan.seed),
         baselines=[choice.baseline],
-        encoders={choice.backbone: open_encoder(choice)} if choice.is_probe and choice.backbone else {},
+        encoders={choice.backbone: open_encoder(choice)} if choice.has_frozen_encoder and choice.backbone else {},
         seed=plan.seed,
     )

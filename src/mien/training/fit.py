@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
 from mien.models.classifier import BuiltModel, Classifier
+from mien.training.activations import Prefix, digest_state, open_activations, plain_features
+from mien.training.checkpoints import Checkpoints, frames_digest
 from mien.training.config import TrainConfig
 from mien.training.inference import frame_features, frame_logits
 from mien.training.loaders import FrameSet, NetworkBaseline, read_pixels
 from mien.training.phases import PhasedFit, Sides, device_name
 from mien.training.reproducible import quiet, reproducible
+from mien.training.shared_fit import run_shared
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class FitResult:
         batch_size: Pictures per batch, after any halving.
         accumulate: Batches per optimiser step in the last phase.
         precision: `32` or `bf16`.
+        prefix: The part of the network that no phase changed; None where the last phase trained all of it.
     """
 
     history: list[dict[str, Any]]
@@ -44,6 +51,7 @@ class FitResult:
     batch_size: int
     accumulate: int
     precision: Literal["32", "bf16"]
+    prefix: Prefix | None = None
 
 
 def fit_network(
@@ -56,8 +64,9 @@ def fit_network(
     baseline: NetworkBaseline,
     seed: int,
     on_epoch: Callable[[str], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
-    """Fit a network; same seed and machine, same weights to the last bit (on a CPU).
+    """Fit a network; same seed and machine, same weights to the last bit (on a CPU), killed in between or not.
 
     Args:
         built: The network; it is trained in place.
@@ -69,26 +78,54 @@ def fit_network(
             training, over all its frames in evaluation.
         seed: Seed of batches, augmentation and dropout; the initial weights came with `built`.
         on_epoch: Called with one line after each epoch.
+        checkpoints: Where the fit's state is kept after an epoch, and gone on from where it is there. Who has stored
+            the result removes it. None keeps nothing.
 
     Raises:
         UserError: No labelled frames on one side, a single class, memory that isn't enough for one picture, or a loss
             that isn't a number.
     """
     _check_frames(built, train=train, validation=validation, target=scheme.target)
-    started = time.perf_counter()
     sides = Sides.of(train, validation=validation, baseline=baseline, seed=seed)
-    fit = PhasedFit(built, sides=sides, scheme=scheme, config=config, seed=seed, on_epoch=on_epoch)
-    with reproducible(fit.device), quiet():
-        fit.run()
+    if checkpoints is not None:
+        checkpoints = checkpoints.of(_identity(built, sides=sides, scheme=scheme, config=config, seed=seed))
+    fit = PhasedFit(
+        built, sides=sides, scheme=scheme, config=config, seed=seed, on_epoch=on_epoch, checkpoints=checkpoints
+    )
+    if config.devices > 1:
+        run_shared(fit)
+    else:
+        with reproducible(fit.device), quiet():
+            fit.run()
     return FitResult(
         history=fit.history,
         best_epoch=fit.best.epoch,
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(time.perf_counter() - fit.started, 3),
         device=device_name(fit.device),
         batch_size=fit.batch_size,
         accumulate=fit.accumulate,
         precision=fit.precision,
+        prefix=fit.prefix,
     )
+
+
+def _identity(
+    built: BuiltModel, *, sides: Sides, scheme: LabelScheme, config: TrainConfig, seed: int
+) -> dict[str, Any]:
+    """Return what decides the weights of a fit, beside the pixels: a checkpoint of the same may be gone on from."""
+    return {
+        "model": built.name,
+        "initial_weights": digest_state(built.classifier),
+        "train": frames_digest(sides.train),
+        "validation": frames_digest(sides.validation),
+        "baseline": sides.baseline,
+        "scheme": dataclasses.asdict(scheme),
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "device": device_name("cuda" if torch.cuda.is_available() else "cpu"),
+        "torch": torch.__version__,
+        "mien": version("mien"),
+    }
 
 
 def _check_frames(built: BuiltModel, *, train: FrameSet, validation: FrameSet, target: str) -> None:
@@ -106,6 +143,15 @@ def _check_frames(built: BuiltModel, *, train: FrameSet, validation: FrameSet, t
 def predict_features(classifier: Classifier, frames: FrameSet, *, batch_size: int) -> NDArray[np.float32]:
     """Return the encoder's features (N, D) of all frames, in eval mode and float32; no baseline is subtracted."""
     return np.asarray(frame_features(classifier, frames, batch_size=batch_size).cpu().numpy())
+
+
+def predict_stored_features(
+    prefix: Prefix, frames: FrameSet, *, batch_size: int, limit_gb: float, say: Callable[[str], None]
+) -> NDArray[np.float32]:
+    """Return the same features from the stored activations of the frozen part (`open_activations`)."""
+    activations = open_activations(prefix, frames, limit_gb=limit_gb, say=say)
+    features = plain_features(prefix, activations, rows=np.arange(len(frames)), batch_size=batch_size)
+    return np.asarray(features.cpu().numpy())
 
 
 def predict_logits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -14,10 +15,30 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
+from mien.data.dataset import Dataset as PreparedDataset
 from mien.runtime.material import UNLABELLED
 
 NetworkBaseline = Literal["none", "recording"]
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the frames of a set lie in a dataset: what is computed from their pixels can be kept in its cache.
+
+    Attributes:
+        dataset: The dataset.
+        recording_ids: Names of the recordings, by the numbers that a frame set's `recordings` holds.
+        frames: (N,) number of the sampled frame in its recording.
+        size_px: Side of the pictures, px.
+        crop: Side of what the network looks at, as a multiple of the face box.
+    """
+
+    dataset: PreparedDataset
+    recording_ids: tuple[str, ...]
+    frames: Rows
+    size_px: int
+    crop: float
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class FrameSet:
         recordings: (N,) number of the recording.
         participants: (N,) number of the participant.
         ids: (N,) names of the frames.
+        origin: Where the frames lie in a dataset; None where they come from elsewhere.
     """
 
     load: Callable[[Rows], NDArray[np.uint8]]
@@ -38,6 +60,7 @@ class FrameSet:
     recordings: Rows
     participants: Rows
     ids: NDArray[np.object_]
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.targets), len(self.recordings), len(self.participants), len(self.ids)}
@@ -59,13 +82,15 @@ class FrameSet:
             recordings=self.recordings[rows],
             participants=self.participants[rows],
             ids=self.ids[rows],
+            origin=None if self.origin is None else dataclasses.replace(self.origin, frames=self.origin.frames[rows]),
         )
 
 
 class Batch(TypedDict):
     """What one training step sees.
 
-    `inputs` are pixels (n, 3, S, S) uint8, or features (n, D) float32 where the backbone is frozen.
+    `inputs` are pixels (n, 3, S, S) uint8; where the backbone is frozen, features (n, D) float32; where its first part
+    is, activations (n, ...) float32 at the boundary.
     """
 
     inputs: Tensor
@@ -112,24 +137,42 @@ def class_weights(train: FrameSet, *, scheme: LabelScheme) -> NDArray[np.float32
     return result
 
 
-class ShuffledBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[list[int]]):
+    """Batches of one epoch after another; the order in each depends on the seed and its number only."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next, from 0 (Lightning does)."""
+        self.epoch = epoch
+
+    def next_generator(self) -> np.random.Generator:
+        """Return the generator of the next epoch, and go on to the one after it."""
+        generator = np.random.default_rng([self.seed, self.epoch])
+        self.epoch += 1
+        return generator
+
+
+class ShuffledBatches(EpochBatches):
     """All rows once per epoch, in another order each time."""
 
     def __init__(self, rows: Rows, *, batch_size: int, seed: int) -> None:
+        super().__init__(seed)
         self.rows = rows
         self.batch_size = batch_size
-        self.generator = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.generator.permutation(self.rows)
+        order = self.next_generator().permutation(self.rows)
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size].tolist()
 
 
-class RecordingBatches(Sampler[list[int]]):
+class RecordingBatches(EpochBatches):
     """Batches of a few recordings with several frames each, so that a batch holds the baseline of its people.
 
     Every epoch cuts each recording's frames, in a random order, into groups of about `frames_per_recording`, and
@@ -138,39 +181,54 @@ class RecordingBatches(Sampler[list[int]]):
     """
 
     def __init__(self, frames: FrameSet, *, batch_size: int, frames_per_recording: int, seed: int) -> None:
+        super().__init__(seed)
         with_labels = np.unique(frames.recordings[frames.labelled])
         self.members = [np.flatnonzero(frames.recordings == recording) for recording in with_labels]
         self.groups = [max(1, round(len(rows) / frames_per_recording)) for rows in self.members]
         self.groups_per_batch = max(1, round(batch_size / frames_per_recording))
-        self.generator = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return -(-sum(self.groups) // self.groups_per_batch)
 
     def __iter__(self) -> Iterator[list[int]]:
+        generator = self.next_generator()
         dealt = [
             group
             for rows, num_groups in zip(self.members, self.groups, strict=True)
-            for group in np.array_split(self.generator.permutation(rows), num_groups)
+            for group in np.array_split(generator.permutation(rows), num_groups)
         ]
-        order = self.generator.permutation(len(dealt))
+        order = generator.permutation(len(dealt))
         for start in range(0, len(order), self.groups_per_batch):
             yield np.concatenate([dealt[index] for index in order[start : start + self.groups_per_batch]]).tolist()
 
 
 class FrameBatches(Dataset[Batch]):
-    """Reads a whole batch at once; an index is the list of its rows."""
+    """Reads a whole batch at once; an index is the list of its rows.
 
-    def __init__(self, frames: FrameSet, *, inputs: Callable[[Rows], Tensor]) -> None:
+    A negative index -1 - row is that row without its label: what one of several processes sees that has no row of a
+    batch.
+    """
+
+    def __init__(self, frames: FrameSet, *, inputs: Callable[[Rows], Tensor], balanced: bool = False) -> None:
+        """Give access to frames.
+
+        Args:
+            frames: The frames.
+            inputs: Gives what the network sees of rows (n,).
+            balanced: Whether each participant's rows come equally often: then they aren't weighted once more.
+        """
         self.frames = frames
         self.inputs = inputs
         self.weights = participant_weights(frames.participants, targets=frames.targets)
+        if balanced:
+            self.weights = (self.weights > 0).astype(np.float32)
 
     def __getitem__(self, rows: Any) -> Batch:
-        index = np.asarray(rows, np.int64)
+        given = np.asarray(rows, np.int64)
+        index = np.where(given < 0, -1 - given, given)
         return Batch(
             inputs=self.inputs(index),
-            targets=torch.from_numpy(self.frames.targets[index]),
+            targets=torch.from_numpy(np.where(given < 0, UNLABELLED, self.frames.targets[index])),
             weights=torch.from_numpy(self.weights[index]),
             recordings=torch.from_numpy(self.frames.recordings[index]),
             rows=torch.from_numpy(index),

@@ -17,7 +17,8 @@ CARD = """# {label}
 | model | `{name}` |
 | classes | {classes} |
 | input | {fps:g} frames per second, crop `{crop}` {size} px, face detector `{detector}` |
-| encoder | {encoder}, {encoder_size} px, looks at {encoder_crop:g} x the face box |
+| modalities | {modalities} |
+| encoder | {encoder} |
 | personal baseline | {baseline} |
 | parameters | {parameters:,} ({trainable:,} trained) |
 | weights | {weights} |
@@ -60,9 +61,8 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         crop=spec.sampling.crop,
         size=spec.sampling.size_px,
         detector=spec.sampling.detector,
-        encoder=spec.encoder.name,
-        encoder_size=spec.encoder.size_px,
-        encoder_crop=spec.encoder.crop,
+        modalities=_modalities(spec),
+        encoder=_encoder(spec),
         baseline=spec.baseline,
         parameters=model["parameters"],
         trainable=model["trainable_parameters"],
@@ -77,6 +77,25 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         audit=_audit(checked),
         synthetic=synthetic if spec.labels.label_source == "synthetic" else "",
     )
+
+
+def _modalities(spec: ModelSpec) -> str:
+    windows = spec.windows
+    if windows is None:
+        return ", ".join(spec.modalities)
+    around = f"{windows.context_s:g} s around each frame"
+    given = {
+        "video": f"video ({windows.sequence_length} frames)",
+        "audio": f"audio (log-mel, {around})",
+        "signals": f"signals ({', '.join(windows.signal_names)}, {around})",
+    }
+    return ", ".join(given[name] for name in windows.modalities)
+
+
+def _encoder(spec: ModelSpec) -> str:
+    if spec.encoder is None:
+        return "none: it doesn't look at pictures"
+    return f"{spec.encoder.name}, {spec.encoder.size_px} px, looks at {spec.encoder.crop:g} x the face box"
 
 
 def _score(quoted: dict[str, Any] | None) -> str:

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
 from mien.core.labels import LabelScheme
+from mien.core.progress import say
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.evaluation.prevalence import resampled_sweep
@@ -29,15 +30,17 @@ from mien.models.choice import ModelChoice
 from mien.models.classifier import BuiltModel
 from mien.models.complexity import complexity
 from mien.models.hub_encoder import HubEncoder
-from mien.models.onnx_writer import count_parameters
 from mien.models.registry import MODELS, build_model
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.encoders import Encoder, OnnxEncoder
+from mien.runtime.encoders import Encoder
 from mien.runtime.material import UNLABELLED, Material, probe_features, subtract_baseline
-from mien.training.checks import open_encoder
-from mien.training.fit import FitResult, fit_network, predict_features
+from mien.training.checkpoints import Checkpoints
+from mien.training.checks import frozen_parameters, open_encoder
+from mien.training.config import TrainConfig
+from mien.training.fit import FitResult, fit_network, predict_features, predict_stored_features
 from mien.training.frame_sets import make_frame_set
 from mien.training.loaders import FrameSet
+from mien.training.sequence_fit import FittedSequence, fit_sequence
 from mien.training.settings import FitSettings
 
 
@@ -136,7 +139,12 @@ class FittedNetwork:
     built: BuiltModel
     result: FitResult
     model_facts: dict[str, Any]
-    crop: float
+    config: TrainConfig
+
+    @property
+    def crop(self) -> float:
+        """Side of what the network looks at, as a multiple of the face box."""
+        return self.config.crop
 
     def predict(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float64]]:
         """Return the clips of participants and their logits."""
@@ -152,7 +160,11 @@ class FittedNetwork:
     def _features(self, participants: Sequence[str]) -> tuple[pd.DataFrame, NDArray[np.float32]]:
         frames = self.material.frames_of(participants)
         frame_set = make_frame_set(self.material, frames, size_px=self.built.image_size, crop=self.crop)
-        return frames, predict_features(self.built.classifier, frame_set, batch_size=self.result.batch_size)
+        batch_size, prefix = self.result.batch_size, self.result.prefix
+        if prefix is None:
+            return frames, predict_features(self.built.classifier, frame_set, batch_size=batch_size)
+        limit_gb = self.config.activations_gb
+        return frames, predict_stored_features(prefix, frame_set, batch_size=batch_size, limit_gb=limit_gb, say=say)
 
     def _head(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         with torch.no_grad():
@@ -192,7 +204,8 @@ def fit_model(
     settings: FitSettings,
     seed: int,
     on_epoch: Callable[[str], None] | None = None,
-) -> FittedProbe | FittedNetwork:
+    checkpoints: Checkpoints | None = None,
+) -> FittedProbe | FittedNetwork | FittedSequence:
     """Fit one model on training participants.
 
     Args:
@@ -205,20 +218,25 @@ def fit_model(
         settings: How models are fitted.
         seed: Seed of the fit.
         on_epoch: Called with one line after each epoch.
+        checkpoints: Where a network's fit keeps its state after an epoch, to be gone on from when it is killed.
     """
     material = Material(dataset, clips)
     if choice.is_probe:
         return _fit_probe(choice, material, train=train, validation=validation, settings=settings)
+    if choice.is_sequence:
+        return fit_sequence(
+            choice, material, train=train, validation=validation, settings=settings, seed=seed, on_epoch=on_epoch
+        )
     return _fit_network(
-        choice, material, train=train, validation=validation, settings=settings, seed=seed, on_epoch=on_epoch
+        choice,
+        material,
+        train=train,
+        validation=validation,
+        settings=settings,
+        seed=seed,
+        on_epoch=on_epoch,
+        checkpoints=checkpoints,
     )
-
-
-def frozen_parameters(encoder: Encoder) -> int:
-    """Return the number of parameters of a frozen encoder."""
-    if isinstance(encoder, OnnxEncoder):
-        return count_parameters(encoder.path)
-    return encoder.num_parameters if isinstance(encoder, HubEncoder) else 0
 
 
 def _fit_probe(
@@ -258,6 +276,7 @@ def _fit_network(
     settings: FitSettings,
     seed: int,
     on_epoch: Callable[[str], None] | None,
+    checkpoints: Checkpoints | None,
 ) -> FittedNetwork:
     config = settings.for_model(choice.name)
     scheme: LabelScheme = material.clips.scheme
@@ -289,8 +308,9 @@ def _fit_network(
         baseline="recording" if choice.baseline.kind == "recording" else "none",
         seed=seed,
         on_epoch=on_epoch,
+        checkpoints=checkpoints,
     )
-    return FittedNetwork(material, choice, built, result, model_facts=facts, crop=config.crop)
+    return FittedNetwork(material, choice, built, result, model_facts=facts, config=config)
 
 
 def network_facts(built: BuiltModel, *, config_json: dict[str, Any], batch_size: int) -> dict[str, Any]:

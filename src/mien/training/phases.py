@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,15 +12,20 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
-from mien.models.classifier import BuiltModel, Recomputing, scale_dropout
+from mien.models.classifier import BuiltModel, Classifier, Recomputing, scale_dropout
 from mien.models.registry import MODELS
+from mien.training.activations import Activations, Prefix, Views, open_activations, plain_features
+from mien.training.augmentation import Strengths
+from mien.training.balanced import BalancedBatches, BalancedRecordingBatches
+from mien.training.checkpoints import Checkpoints, Progress, moments_of
 from mien.training.config import TrainConfig, resolve_precision
-from mien.training.inference import frame_features, frame_logits, head_logits, personal_features
+from mien.training.devices import DealtBatches, num_ranks, rank, sharing
+from mien.training.inference import frame_logits, head_logits, personal_features
 from mien.training.lightning_module import (
     Best,
     EpochMonitor,
@@ -27,8 +34,11 @@ from mien.training.lightning_module import (
     Phase,
     PhaseModule,
     balanced_accuracy,
+    begin_after,
+    shared_score,
 )
 from mien.training.loaders import (
+    EpochBatches,
     FrameBatches,
     FrameSet,
     NetworkBaseline,
@@ -91,6 +101,9 @@ class PhasedFit:
         accumulate: Batches per optimiser step.
         history: One mapping per epoch.
         best: The best epoch so far.
+        views: In which views training pictures are seen where the backbone's frozen part is computed once.
+        resumed: Where its checkpoint says that it goes on; None where it started anew.
+        prefix: What the whole fit leaves frozen; None where phase 2 trains the whole network.
     """
 
     def __init__(
@@ -102,6 +115,8 @@ class PhasedFit:
         config: TrainConfig,
         seed: int,
         on_epoch: Callable[[str], None] | None,
+        checkpoints: Checkpoints | None = None,
+        raise_out_of_memory: bool = False,
     ) -> None:
         self.built = built
         self.classifier = built.classifier
@@ -110,22 +125,36 @@ class PhasedFit:
         self.config = config
         self.seed = seed
         self.on_epoch = on_epoch
+        self.checkpoints = checkpoints
+        # One of several processes can't halve its batches alone.
+        self.raise_out_of_memory = raise_out_of_memory
+        self.resumed: Progress | None = None
+        self.started = time.perf_counter()
         self.device: Device = "cuda" if torch.cuda.is_available() else "cpu"
         self.precision = resolve_precision(config.precision, device=self.device)
         self.batch_size = config.batch_size or MODELS[built.name].batch_size
         self.accumulate = 1
         self.history: list[dict[str, Any]] = []
         self.best = Best()
+        strengths = Strengths(config.brightness, config.contrast, config.hue, config.flip)
+        self.views = Views(config.views if config.augment else 0, strengths)
+        self.prefix: Prefix | None = None
         self.objective = Objective(scheme.kind, torch.from_numpy(class_weights(sides.train, scheme=scheme)))
 
     def run(self) -> None:
         """Run all phases; the classifier is left with its best weights, in eval mode, on the CPU."""
         self._prepare_network()
-        for phase in self._phases():
-            self._run_phase(phase)
-            if not self.best.weights:
+        self._resume()
+        for number, phase in enumerate(self._phases()):
+            if self.resumed is None or number > self.resumed.phase:
+                self._run_phase(number, phase, resumed=None)
+            elif number == self.resumed.phase and not self.resumed.finished:
+                self._run_phase(number, phase, resumed=self.resumed)
+            elif phase.num_open == self.config.num_open and phase.inputs != "pixels":
+                self.prefix = Prefix.of(self.classifier, num_open=phase.num_open or 0)
+            if self.best.epoch == 0:
                 raise UserError(f"{self.built.name}: the validation loss is not a number; lower the learning rates.")
-            self.classifier.load_state_dict(self.best.weights)
+            self.best.restore(self.classifier)
         self.classifier.requires_grad_(True).cpu().eval()
         self.classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
@@ -147,18 +176,61 @@ class PhasedFit:
             assert rate is not None, f"{self.built.name} has no learning rate of its own"
             return [Phase("scratch", inputs="pixels", epochs=config.epochs, rates=(rate, rate), seed=seeds[0])]
         inputs: Literal["features", "pixels"] = "features" if config.phase1 == "cached" else "pixels"
-        head = Phase(
-            "head", inputs=inputs, epochs=config.head_epochs, rates=(None, config.head_lr_phase1), seed=seeds[0]
+        rates = (None, config.head_lr_phase1)
+        head = Phase("head", inputs=inputs, epochs=config.head_epochs, rates=rates, seed=seeds[0], num_open=0)
+        second = Phase(
+            "all" if config.num_open is None else "last",
+            inputs="pixels" if config.num_open is None else "activations",
+            epochs=config.epochs,
+            rates=(config.backbone_lr, config.head_lr),
+            seed=seeds[1],
+            num_open=config.num_open,
         )
-        rates = (config.backbone_lr, config.head_lr)
-        whole = Phase("all", inputs="pixels", epochs=config.epochs, rates=rates, seed=seeds[1])
-        return [head, whole] if config.head_epochs else [whole]
+        if config.num_open == 0:
+            return [head]
+        second.frozen(self.classifier)  # more blocks than there are: said before anything is trained
+        return [head, second] if config.head_epochs else [second]
 
-    def _run_phase(self, phase: Phase) -> None:
-        """Run one phase; where memory runs out, run it again from its start with half the batch."""
-        start = copy.deepcopy(self.classifier.state_dict())
+    def _resume(self) -> None:
+        """Bring the fit to where its checkpoint is; without one it starts."""
+        progress = self.checkpoints.read(say=self._say) if self.checkpoints is not None else None
+        if progress is None:
+            return
+        self._say(f"{self.built.display_name}: going on after epoch {len(progress.history)}")
+        self.resumed = progress
+        self.started -= progress.seconds
+        self.batch_size = progress.batch_size
+        self.history += progress.history
+        self.best = Best(loss=progress.best_loss, epoch=progress.best_epoch, weights=dict(progress.best))
+
+    def _save(self, number: int, optimizer: torch.optim.Optimizer, monitor: EpochMonitor) -> None:
+        if self.checkpoints is None or not self.checkpoints.due or rank() > 0:
+            return
+        progress = Progress(
+            phase=number,
+            epochs=monitor.num_done,
+            finished=monitor.finished,
+            batch_size=self.batch_size,
+            seconds=time.perf_counter() - self.started,
+            lowest=monitor.lowest,
+            waited=monitor.waited,
+            best_loss=self.best.loss,
+            best_epoch=self.best.epoch,
+            history=self.history,
+            weights=self.best.current(self.classifier),
+            best=self.best.weights,
+            moments=moments_of(optimizer),
+        )
+        self.checkpoints.write(progress)
+
+    def _run_phase(self, number: int, phase: Phase, *, resumed: Progress | None) -> None:
+        """Run one phase; where memory runs out, run it again from its start with half the batch.
+
+        A phase that goes on from a checkpoint is run again from there.
+        """
+        self.best.begin(self.classifier, names=phase.moving(self.classifier))
         best, num_done = copy.copy(self.best), len(self.history)
-        while not self._fits_in_memory(phase):
+        while not self._fits_in_memory(number, phase, resumed=resumed):
             if self.batch_size == 1:
                 raise UserError(
                     f"{self.built.name} at {self.built.image_size} px doesn't fit into memory with one picture per "
@@ -166,44 +238,63 @@ class PhasedFit:
                 )
             self.batch_size //= 2
             self._say(f"{self.built.name}: out of memory; going on with batches of {self.batch_size}")
-            self.classifier.load_state_dict(start)
+            # The phase began with the best weights.
+            best.restore(self.classifier)
+            if self.checkpoints is not None and resumed is None:
+                self.checkpoints.remove()
             self.best = copy.copy(best)
             del self.history[num_done:]
 
-    def _fits_in_memory(self, phase: Phase) -> bool:
+    def _fits_in_memory(self, number: int, phase: Phase, *, resumed: Progress | None) -> bool:
         try:
-            self._train(phase)
+            self._train(number, phase, resumed=resumed)
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+                raise
+            if self.raise_out_of_memory:
                 raise
             return False
         return True
 
-    def _train(self, phase: Phase) -> None:
-        torch.manual_seed(phase.seed)
+    def _train(self, number: int, phase: Phase, *, resumed: Progress | None) -> None:
+        if resumed is not None:
+            self.classifier.load_state_dict(resumed.weights, strict=False)
         self.classifier.to(self.device)
         batches, score = self._batches(phase)
         sampler = self._sampler(phase)
         self.accumulate = min(self.config.accumulate, max(1, len(sampler) // MIN_STEPS_PER_EPOCH))  # type: ignore[arg-type]
         module = PhaseModule(
-            self.classifier,
+            # Lightning walks through all modules several times per epoch: it needn't know those that aren't run.
+            Classifier(nn.Identity(), self.classifier.head) if phase.inputs == "features" else self.classifier,
             phase=phase,
             objective=self.objective,
             config=self.config,
             baseline=self.sides.baseline,
             # Lightning can't clip gradients for a fused optimiser in mixed precision.
             fused=self.precision == "32",
+            num_rows=len(self.sides.train),
         )
+        module.freeze(0)  # several processes agree on what has gradients before the first epoch
         monitor = EpochMonitor(
-            phase, score=score, best=self.best, history=self.history, config=self.config, on_epoch=self._report
+            phase,
+            score=lambda: shared_score(score, device=self.device),
+            best=self.best,
+            history=self.history,
+            config=self.config,
+            on_epoch=self._report,
+            resumed=resumed,
+            checkpoint=functools.partial(self._save, number),
         )
         num_workers = self.config.num_workers if phase.inputs == "pixels" else 0
-        self._trainer(phase, monitor).fit(module, make_loader(batches, sampler=sampler, num_workers=num_workers))
+        trainer = self._trainer(phase, monitor)
+        if resumed is not None:
+            begin_after(trainer, sampler, num_epochs=resumed.epochs)
+        trainer.fit(module, make_loader(batches, sampler=sampler, num_workers=num_workers))
 
     def _trainer(self, phase: Phase, monitor: EpochMonitor) -> Any:
         return lightning.Trainer(
             accelerator="gpu" if self.device == "cuda" else "cpu",
-            devices=1,
+            **sharing(self.device),
             max_epochs=phase.epochs,
             precision="bf16-mixed" if self.precision == "bf16" else "32-true",
             accumulate_grad_batches=self.accumulate,
@@ -218,13 +309,22 @@ class PhasedFit:
         )
 
     def _sampler(self, phase: Phase) -> Sampler[list[int]]:
-        train = self.sides.train
-        if self.sides.baseline == "recording" and phase.inputs == "pixels":
-            per_recording = self.config.frames_per_recording
-            return RecordingBatches(
-                train, batch_size=self.batch_size, frames_per_recording=per_recording, seed=phase.seed
-            )
-        return ShuffledBatches(train.labelled, batch_size=self.batch_size, seed=phase.seed)
+        train, config = self.sides.train, self.config
+        grouped = self.sides.baseline == "recording" and phase.inputs != "features"
+        balanced = config.sampling == "participants"
+        sampler: EpochBatches
+        if grouped:
+            kind = BalancedRecordingBatches if balanced else RecordingBatches
+            per_recording = config.frames_per_recording
+            sampler = kind(train, batch_size=self.batch_size, frames_per_recording=per_recording, seed=phase.seed)
+        elif balanced:
+            sampler = BalancedBatches(train, batch_size=self.batch_size, seed=phase.seed)
+        else:
+            sampler = ShuffledBatches(train.labelled, batch_size=self.batch_size, seed=phase.seed)
+        if num_ranks() == 1:
+            return sampler
+        recordings = train.recordings if grouped else None
+        return DealtBatches(sampler, recordings=recordings, rank=rank(), num_ranks=num_ranks())
 
     def _batches(self, phase: Phase) -> tuple[FrameBatches, Callable[[], EpochScore]]:
         """Return the training batches of a phase, and the function that measures after each epoch."""
@@ -236,20 +336,70 @@ class PhasedFit:
             def logits(frames: FrameSet) -> Tensor:
                 return frame_logits(self.classifier, frames, baseline=baseline, batch_size=self.batch_size)
 
-            batches = FrameBatches(train, inputs=lambda rows: read_pixels(train, rows))
+            batches = FrameBatches(train, balanced=self.balanced, inputs=lambda rows: read_pixels(train, rows))
             return batches, lambda: self._score(sampled, logits(sampled), logits(validation))
-        cached = [
-            personal_features(
-                frame_features(self.classifier, frames, batch_size=self.batch_size), frames, baseline=baseline
-            )
-            for frames in (train, validation)
-        ]
-        inputs = cached[0].cpu()
-        batches = FrameBatches(train, inputs=lambda rows: inputs[torch.from_numpy(rows)])
-        on_sample = cached[0][torch.from_numpy(sample).to(cached[0].device)]
-        return batches, lambda: self._score(
-            sampled, head_logits(self.classifier, on_sample), head_logits(self.classifier, cached[1])
+        prefix = Prefix.of(self.classifier, num_open=phase.num_open or 0)
+        if phase.num_open == self.config.num_open:
+            self.prefix = prefix
+        return self._cached_features(phase, prefix) if phase.inputs == "features" else self._cached(phase, prefix)
+
+    def _cached_features(self, phase: Phase, prefix: Prefix) -> tuple[FrameBatches, Callable[[], EpochScore]]:
+        """Return the same for the head on features: they are small, so that all views lie in memory."""
+        sides = self.sides
+        on_train, on_validation = self._activations(prefix)
+        rows = np.arange(len(sides.train))
+        views = torch.stack(
+            [
+                personal_features(on_train.read(rows, np.full(len(rows), view)), sides.train, baseline=sides.baseline)
+                for view in range(1 + self.views.num)
+            ]
         )
+        plain = personal_features(
+            on_validation.plain(np.arange(len(sides.validation))), sides.validation, baseline=sides.baseline
+        ).to(self.device)
+        on_sample, sampled = views[0, torch.from_numpy(sides.sample)].to(self.device), sides.train.subset(sides.sample)
+
+        def inputs(rows: Rows) -> Tensor:
+            return views[torch.from_numpy(self._seen_as(phase, rows)), torch.from_numpy(rows)]
+
+        return FrameBatches(sides.train, balanced=self.balanced, inputs=inputs), lambda: self._score(
+            sampled, head_logits(self.classifier, on_sample), head_logits(self.classifier, plain)
+        )
+
+    def _cached(self, phase: Phase, prefix: Prefix) -> tuple[FrameBatches, Callable[[], EpochScore]]:
+        """Return the same for the last blocks on what they are given."""
+        sides = self.sides
+        on_train, on_validation = self._activations(prefix)
+        sampled = sides.train.subset(sides.sample)
+
+        def logits(activations: Activations, rows: Rows, frames: FrameSet) -> Tensor:
+            features = plain_features(prefix, activations, rows=rows, batch_size=self.batch_size)
+            return head_logits(self.classifier, personal_features(features, frames, baseline=sides.baseline))
+
+        def score() -> EpochScore:
+            return self._score(
+                sampled,
+                logits(on_train, sides.sample, sampled),
+                logits(on_validation, np.arange(len(sides.validation)), sides.validation),
+            )
+
+        return FrameBatches(
+            sides.train, balanced=self.balanced, inputs=lambda rows: on_train.read(rows, self._seen_as(phase, rows))
+        ), score
+
+    @property
+    def balanced(self) -> bool:
+        """Whether participants come equally often, so that nobody is weighted."""
+        return self.config.sampling == "participants"
+
+    def _activations(self, prefix: Prefix) -> tuple[Activations, Activations]:
+        limit_gb = self.config.activations_gb
+        on_train = open_activations(prefix, self.sides.train, views=self.views, limit_gb=limit_gb, say=self._say)
+        return on_train, open_activations(prefix, self.sides.validation, limit_gb=limit_gb, say=self._say)
+
+    def _seen_as(self, phase: Phase, rows: Rows) -> Rows:
+        done = sum(row["phase"] == phase.name for row in self.history)
+        return self.views.of_epoch(rows, epoch=done)
 
     def _score(self, sampled: FrameSet, train_logits: Tensor, validation_logits: Tensor) -> EpochScore:
         validation = self.sides.validation
@@ -268,7 +418,7 @@ class PhasedFit:
         return float(self.objective.mean(logits.cpu(), targets=targets, weights=weighted))
 
     def _say(self, line: str) -> None:
-        if self.on_epoch is not None:
+        if self.on_epoch is not None and rank() == 0:
             self.on_epoch(line)
 
     def _report(self, row: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ training: {image_size: 112, patience: 4}
 probe: {C: 0.001}
 models:
   improved_cnn: {image_size: 64, epochs: 8}
+  multimodal_fusion: {fusion: gated, sequence_length: 9}
 ```
 """
 
@@ -19,8 +20,12 @@ from typing import Any
 from mien.core.config import build_config, load_yaml_mapping
 from mien.core.errors import UserError, unknown_name
 from mien.evaluation.probe import ProbeConfig
+from mien.models.choice import PROBE
+from mien.models.classifier import ModelEntry
 from mien.models.registry import MODELS
+from mien.models.sequence_parts import SequenceEntry
 from mien.training.config import TrainConfig
+from mien.training.sequence_config import SequenceConfig
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class FitSettings:
     Attributes:
         training: Settings of the networks.
         probe: Settings of the linear probe.
-        per_model: Changes to `training` for single models, by name in the registry.
+        per_model: Changes to `training` for single models, by name in the registry; for sequence networks, changes to
+            the defaults of `SequenceConfig`.
         epochs: Cap on the epochs of each phase, None for none.
         random_init: Whether pretrained architectures start from random weights.
     """
@@ -50,6 +56,11 @@ class FitSettings:
         return dataclasses.replace(
             config, epochs=min(config.epochs, self.epochs), head_epochs=min(config.head_epochs, self.epochs)
         )
+
+    def for_sequence(self, name: str) -> SequenceConfig:
+        """Return the settings of one sequence network: its defaults with the changes of `models`, and the cap."""
+        config = build_config(SequenceConfig, self.per_model.get(name, {}), where=f"settings of {name}")
+        return config if self.epochs is None else dataclasses.replace(config, epochs=min(config.epochs, self.epochs))
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON-able mapping."""
@@ -75,13 +86,13 @@ def load_settings(path: Path | None, *, epochs: int | None = None, random_init: 
         if not isinstance(values[key], dict):
             raise UserError(f"{path}: {key} must hold 'key: value' lines, got {values[key]!r}.")
     per_model = values.get("models", {})
-    networks = [name for name, entry in MODELS.items() if entry.build is not None]
+    configs = {name: _config_of(entry) for name, entry in MODELS.items() if name != PROBE}
     for name, changes in per_model.items():
-        if name not in networks:
-            raise unknown_name(f"model in {path}", got=str(name), allowed=networks)
+        if name not in configs:
+            raise unknown_name(f"model in {path}", got=str(name), allowed=configs)
         if not isinstance(changes, dict | None):
             raise UserError(f"{path}: models: {name} must hold 'key: value' lines, got {changes!r}.")
-        build_config(TrainConfig, changes or {}, where=f"{path}: models: {name}")
+        build_config(configs[name], changes or {}, where=f"{path}: models: {name}")
     return FitSettings(
         training=build_config(TrainConfig, values.get("training", {}), where=f"{path}: training"),
         probe=build_config(ProbeConfig, values.get("probe", {}), where=f"{path}: probe"),
@@ -89,3 +100,7 @@ def load_settings(path: Path | None, *, epochs: int | None = None, random_init: 
         epochs=epochs,
         random_init=random_init,
     )
+
+
+def _config_of(entry: ModelEntry) -> type[TrainConfig] | type[SequenceConfig]:
+    return SequenceConfig if isinstance(entry, SequenceEntry) else TrainConfig

@@ -1,0 +1,99 @@
+"""What a recording brings beside its faces: sound and sensor signals, and times where nothing is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.annotations.formats import read_export
+from mien.core.errors import UserError
+from mien.core.progress import say
+from mien.core.types import Audio
+from mien.media.audio import read_audio
+from mien.media.container import has_audio, has_video
+from mien.media.signals import SignalTable, resample
+from mien.media.video import sample_frames
+from mien.runtime.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class SeenFrames:
+    """The sampled frames of a recording.
+
+    Attributes:
+        pts_s: (F,) times, s.
+        face_found: (F,) whether a face was found.
+        features: (F, D), NaN where there is none; D is 0 where nobody looks.
+    """
+
+    pts_s: NDArray[np.float64]
+    face_found: NDArray[np.bool_]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Sound and signals of a recording, None where there are none or the model doesn't use them."""
+
+    audio: Audio | None
+    signals: SignalTable | None
+
+
+def sampled_times(path: Path, *, fps: float) -> SeenFrames:
+    """Return the times at which `prepare` would sample a recording, without looking at its pictures.
+
+    Args:
+        path: A video, of whose frames the same are taken as by `mien.media.video.sample_frames`; or a sound file, which
+            has a sample every 1 / `fps` s from its start.
+        fps: Samples per second.
+
+    Raises:
+        MediaError: It can't be read.
+    """
+    if has_video(path):
+        pts_s = np.array([frame.pts_s for frame in sample_frames(path, fps=fps, threads=1)], np.float64)
+    else:
+        audio = read_audio(path)
+        end_s = 0.0 if audio is None else len(audio.samples) / audio.rate_hz
+        pts_s = (0.0 if audio is None else audio.start_s) + np.arange(0.0, end_s, 1.0 / fps)
+    return SeenFrames(pts_s, np.zeros(len(pts_s), bool), np.empty((len(pts_s), 0), np.float32))
+
+
+def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | None) -> Beside:
+    """Read what a bundle's model uses beside pictures.
+
+    Args:
+        bundle: The model.
+        path: The recording.
+        end_s: Its end, s.
+        signals: Sensor export on the recording's clock; None where there is none.
+
+    Raises:
+        MediaError: The sound can't be read.
+        UserError: The export can't be read, or there is nothing of all that the model looks at.
+    """
+    windows = bundle.spec.windows
+    if windows is None:
+        return Beside(None, None)
+    audio = read_audio(path, rate_hz=windows.audio_rate_hz) if bundle.needs_sound and has_audio(path) else None
+    table = None
+    if bundle.needs_signals and signals is not None:
+        table = resample(read_export(signals).signals, start_s=0.0, end_s=end_s, rate_hz=windows.signals_hz)
+        if not set(table.names) & set(windows.signal_names):
+            raise UserError(
+                f"{signals.name} has none of the channels that {bundle.spec.label} looks at "
+                f"({', '.join(windows.signal_names)}); it has {', '.join(table.names) or 'none'}."
+            )
+    lacking = []
+    if bundle.needs_sound and audio is None:
+        lacking.append("sound")
+    if bundle.needs_signals and table is None:
+        lacking.append("signals (--signals names a sensor export)")
+    if lacking and len(lacking) == len(windows.modalities):
+        raise UserError(f"{path.name}: {bundle.spec.label} needs {' and '.join(lacking)}, and there are none.")
+    if lacking:
+        say(f"{path.name}: no {' and no '.join(lacking)}; the model goes on without.")
+    return Beside(audio, table)

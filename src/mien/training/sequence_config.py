@@ -1,0 +1,74 @@
+"""Settings of the sequence networks' training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mien.core.errors import UserError
+from mien.models.sequence_parts import Fusion, SequenceEntry
+
+MIN_LENGTH, MAX_LENGTH = 5, 11
+"""Frames per window that are chosen where none are asked for: fewer have no course, more cost time."""
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """How a network over windows of features, sound and signals is trained, in the one phase that it has.
+
+    Attributes:
+        sequence_length: Sampled frames per window; None for as many as `context_s` holds, 5 to 11.
+        context_s: Seconds of sound and signals per window; None for the model's own (2, `signals_net` 6).
+        fusion: How `multimodal_fusion` joins its modalities.
+        signals: Channels, by the names that `mien inspect` shows; none named: all that a sensor measured.
+        epochs: At most so many.
+        batch_size: Windows per batch.
+        lr: Learning rate at the start; it falls to 0 along a half cosine.
+        weight_decay: AdamW's weight decay; biases, norms and positions have none.
+        dropout: Factor on the network's own dropout rates, 0 for none.
+        clips_per_recording: Each epoch draws so many clips of every recording anew: neighbouring frames are alike.
+        modality_dropout: Probability that a training window loses one modality, of which the network has several.
+        clip_norm: Gradients are clipped at this norm; 0 for no clipping.
+        patience: Training stops after so many epochs without improvement of the validation loss.
+        min_delta: What counts as an improvement.
+    """
+
+    sequence_length: int | None = None
+    context_s: float | None = None
+    fusion: Fusion = "cross_attention"
+    signals: tuple[str, ...] = ()
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 5e-4
+    weight_decay: float = 0.05
+    dropout: float = 1.0
+    clips_per_recording: int = 24
+    modality_dropout: float = 0.2
+    clip_norm: float = 1.0
+    patience: int = 7
+    min_delta: float = 0.001
+
+    def __post_init__(self) -> None:
+        low: dict[str, float] = {"epochs": 1, "batch_size": 1, "clips_per_recording": 1, "patience": 1}
+        low |= {"sequence_length": 1, "context_s": 0.1, "lr": 1e-9}
+        low |= {"weight_decay": 0, "dropout": 0, "modality_dropout": 0, "clip_norm": 0, "min_delta": 0}
+        for name, least in low.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UserError(f"Training setting {name} must be at least {least:g}, got {value!r}.")
+        for name in ("dropout", "modality_dropout"):
+            if getattr(self, name) > 1:
+                raise UserError(f"Training setting {name} must be 0 to 1, got {getattr(self, name)!r}.")
+
+    def context_of(self, entry: SequenceEntry) -> float:
+        """Return the seconds of sound and signals per window of a model."""
+        return entry.context_s if self.context_s is None else self.context_s
+
+    def length_of(self, entry: SequenceEntry, *, fps: float) -> int:
+        """Return the frames per window of a model on a dataset with so many samples per second.
+
+        An odd number, so that as much is seen before the frame as behind it.
+        """
+        if self.sequence_length is not None:
+            return self.sequence_length
+        wanted = round(self.context_of(entry) * fps) // 2 * 2 + 1
+        return min(MAX_LENGTH, max(MIN_LENGTH, wanted))
