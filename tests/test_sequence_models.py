@@ -385,7 +385,7 @@ def test_a_recording_without_sound_or_signals_is_masked(with_signals, tmp_path):
 def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, with_signals):
     """docs/add-a-model.md: one file, one line."""
     text = (DOCS / "add-a-model.md").read_text()
-    code, line = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[:2]
+    code, line = (re.findall(rf"```{kind}\n(.*?)```", text, flags=re.DOTALL)[0] for kind in ("python", "text"))
     (tmp_path / "loudness.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     import loudness  # type: ignore[import-not-found]
