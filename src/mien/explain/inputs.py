@@ -18,12 +18,13 @@ from mien.core.errors import MediaError, UserError
 from mien.core.progress import progress, say
 from mien.core.types import Face
 from mien.data.dataset import INFO_FILE, Dataset
-from mien.data.pictures import CROPS_FILE, PictureSettings, make_pictures
+from mien.data.pictures import CROPS_FILE, make_pictures
 from mien.explain.frames import ExplainedFrame, answer_probabilities, most_confident
 from mien.media.detectors import FaceDetector, make_detector
 from mien.media.faces import crop_frame
 from mien.media.panel import Panel
 from mien.media.video import probe_video
+from mien.predict.predictor import check_long_enough, picture_settings
 from mien.runtime.bundle import Bundle
 from mien.runtime.encoders import view_crops
 
@@ -143,14 +144,7 @@ def video_answers(bundle: Bundle, video: Path) -> Iterator[Answers]:
     """
     bundle.baseline.check_new_recording()
     sampling = bundle.spec.sampling
-    settings = PictureSettings(
-        fps=sampling.fps,
-        crop=sampling.crop,
-        face=sampling.face,
-        size_px=sampling.size_px,
-        margin=sampling.margin,
-        detect_every=sampling.detect_every,
-    )
+    settings = picture_settings(sampling)
     duration_s = probe_video(video).duration_s
     total = max(1, round(duration_s * sampling.fps)) if duration_s else 0
     with tempfile.TemporaryDirectory(prefix="mien-") as name:
@@ -178,12 +172,7 @@ def _check_faces(bundle: Bundle, video: Path, *, num_seen: int, num_frames: int)
             f"No face was found in any of {num_frames} sampled frames of {video.name}, so there is nothing to explain",
             advice="Use a recording that shows the participant's face.",
         )
-    seen_s, needed_s = num_seen / bundle.spec.sampling.fps, bundle.baseline.needed_s
-    if seen_s < needed_s:
-        raise UserError(
-            f"{video.name} shows a face for {seen_s:.1f} s, and the bundle's personal baseline ({bundle.baseline}) "
-            f"needs {needed_s:g} s. Use a longer recording, or a bundle without a baseline."
-        )
+    check_long_enough(bundle, video, num_faces=num_seen)
 
 
 def picture_answers(bundle: Bundle, path: Path) -> Answers:

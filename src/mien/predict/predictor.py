@@ -140,7 +140,7 @@ def _see(bundle: Bundle, video: Path) -> SeenFrames:
             times.append(sample.pts_s)
             found.append(sample.face_found)
             features.add(sample.crop)
-    _check_long_enough(bundle, video, num_faces=features.num_crops)
+    check_long_enough(bundle, video, num_faces=features.num_crops)
     return SeenFrames(np.asarray(times, np.float64), np.asarray(found, bool), features.table())
 
 
@@ -152,7 +152,17 @@ def _exports(bundle: Bundle, *, videos: Sequence[Path], signals: Sequence[Path])
     return list(signals) or [None] * len(videos)
 
 
-def _check_long_enough(bundle: Bundle, video: Path, *, num_faces: int) -> None:
+def check_long_enough(bundle: Bundle, video: Path, *, num_faces: int) -> None:
+    """Refuse a video that shows a face for too short a time for the bundle's personal baseline.
+
+    Args:
+        bundle: The model.
+        video: The video, named in the message.
+        num_faces: Sampled frames with a face; none is no reason to refuse, nothing is predicted then.
+
+    Raises:
+        UserError: The face is seen for less than the baseline needs.
+    """
     seen_s, needed_s = num_faces / bundle.spec.sampling.fps, bundle.baseline.needed_s
     if 0 < seen_s < needed_s:
         raise UserError(
@@ -201,6 +211,18 @@ class _FeatureBlocks:
             self._crops = []
 
 
+def picture_settings(sampling: Sampling) -> PictureSettings:
+    """Return how a bundle makes its pictures, as `make_pictures` takes it: what `prepare` did."""
+    return PictureSettings(
+        fps=sampling.fps,
+        crop=sampling.crop,
+        face=sampling.face,
+        size_px=sampling.size_px,
+        margin=sampling.margin,
+        detect_every=sampling.detect_every,
+    )
+
+
 def sample_crops(
     video: Path, *, sampling: Sampling, detector: FaceDetector, sampled: Callable[[], None] = lambda: None
 ) -> Iterator[SampledCrop]:
@@ -217,14 +239,7 @@ def sample_crops(
     Raises:
         MediaError: The video can't be read, or crops are of a panel and no face is found.
     """
-    settings = PictureSettings(
-        fps=sampling.fps,
-        crop=sampling.crop,
-        face=sampling.face,
-        size_px=sampling.size_px,
-        margin=sampling.margin,
-        detect_every=sampling.detect_every,
-    )
+    settings = picture_settings(sampling)
     with tempfile.TemporaryDirectory(prefix="mien-") as name:
         folder = Path(name)
         made = make_pictures(video, settings=settings, detector=detector, folder=folder, sampled=sampled)
