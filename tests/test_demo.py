@@ -42,3 +42,24 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.docx").touch()
     with pytest.raises(UserError, match=r"thesis\.docx"):
         demo.run_demo(tmp_path)
+
+
+def test_a_demo_of_another_version_is_made_again(tmp_path):
+    out = tmp_path / "demo"
+    for name in ("study", "dataset", "run"):
+        (out / name).mkdir(parents=True)
+    (out / "study/study.yaml").write_text("name: mien demonstration\n")
+    (out / "dataset/dataset.json").write_text('{"format": 1}')
+    demo._clear_outdated(demo.Story(out), made_by={"mien": "9", "settings": "a"})
+    assert [path.name for path in out.iterdir()] == ["demo.json"]
+    (out / "study").mkdir()
+    demo._clear_outdated(demo.Story(out), made_by={"mien": "9", "settings": "a"})
+    assert (out / "study").is_dir()
+
+
+def test_a_study_that_the_demo_did_not_draw_is_left_alone(tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/study.yaml").write_text("name: interviews\n")
+    with pytest.raises(UserError, match="not the study that the demo draws"):
+        demo.run_demo(tmp_path)
+    assert (tmp_path / "study/study.yaml").is_file()

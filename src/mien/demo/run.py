@@ -7,15 +7,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from mien.core.errors import UserError
 from mien.core.progress import progress, say
-from mien.core.storage import atomic_directory, atomic_path, read_json
+from mien.core.storage import atomic_directory, atomic_path, digest_of, read_json, write_json
 from mien.crossval.compare import plan_comparison, run_comparison
+from mien.data.dataset import FORMAT
 from mien.data.prepare import prepare
 from mien.data.settings import PrepareConfig
-from mien.demo.study import write_demo_study
+from mien.demo.study import STUDY_NAME, write_demo_study
 from mien.predict.predictor import predict_files
 from mien.training.config import TrainConfig
 from mien.training.final import plan_training, train_bundle
@@ -28,6 +30,10 @@ PARTICIPANTS = 12
 DURATION_S = 20.0
 FPS = 3.0
 FOLDS = 3
+PARTS = ("study", "newcomer", "dataset", "run", "bundle", "predictions", "report.html")
+"""What the demo makes in its folder."""
+STAMP = "demo.json"
+"""Beside them: which version made them, with which settings."""
 # Small pictures and few epochs: the demo shows the way within minutes, it doesn't seek the best score.
 SETTINGS = FitSettings(training=TrainConfig(image_size=48, epochs=12, batch_size=32, patience=6))
 
@@ -78,10 +84,14 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
 
     Returns:
         Path of `report.html`.
+
+    Raises:
+        UserError: The folder holds what no demo made.
     """
     started = time.monotonic()
     story = Story(out)
     _check_folder(out)
+    _clear_outdated(story, made_by=_fingerprint(seed))
     _draw(story.study, participants=PARTICIPANTS, seed=seed)
     _draw_newcomer(story.newcomer, seed=seed + 1)
     say(f"$ mien prepare {story.study} --out {story.dataset} --fps {FPS:g}")
@@ -113,8 +123,31 @@ def run_demo(out: Path, *, seed: int = 0) -> Path:
     return out / "report.html"
 
 
+def _fingerprint(seed: int) -> dict[str, str]:
+    """Return what decides the artefacts: a demo that was made otherwise isn't gone on with."""
+    parts = (PARTICIPANTS, DURATION_S, FPS, FOLDS, MODELS, BUNDLE_MODEL, SETTINGS.to_json(), seed, FORMAT)
+    return {"mien": version("mien"), "settings": digest_of(list(parts))}
+
+
+def _clear_outdated(story: Story, *, made_by: dict[str, str]) -> None:
+    """Remove what another version of the demo left in the folder, and nothing that no demo made."""
+    there = [story.root / name for name in PARTS if (story.root / name).exists()]
+    stamp = story.root / STAMP
+    if there and not (stamp.is_file() and read_json(stamp) == made_by):
+        description = story.study / "study.yaml"
+        if not (description.is_file() and f"name: {STUDY_NAME}" in description.read_text(encoding="utf-8")):
+            raise UserError(
+                f"{story.root} holds {', '.join(path.name for path in there[:3])}, but not the study that the demo "
+                "draws. Give another --out."
+            )
+        say(f"{story.root} holds a demo of another version or with other settings; it is made again.")
+        for path in there:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(stamp, made_by)
+
+
 def _check_folder(out: Path) -> None:
-    known = {"study", "newcomer", "dataset", "run", "bundle", "predictions", "report.html"}
+    known = {*PARTS, STAMP}
     strange = sorted(path.name for path in out.iterdir() if path.name not in known) if out.is_dir() else []
     visible = [name for name in strange if not name.startswith(".")]
     if visible:

@@ -23,9 +23,11 @@ from mien.demo.drawing import FacePainter, Person
 from mien.demo.script import Script
 from mien.demo.voice import SAMPLE_RATE_HZ, Voice
 
+STUDY_NAME = "mien demonstration"
+
 _STIMULUS = "Screen recording 1"
-_STUDY_YAML = """\
-name: mien demonstration
+_STUDY_YAML = f"""\
+name: {STUDY_NAME}
 purpose: demonstration
 consent: no person is shown; every face is drawn
 label_source: synthetic
@@ -33,7 +35,7 @@ label_source: synthetic
 _PREAMBLE = (
     "iMotions,9.3.11",
     "Table,{table}",
-    "Study,mien demonstration",
+    f"Study,{STUDY_NAME}",
     "Exported,2025-01-01 12:00",
     "Time unit,ms",
     "",
