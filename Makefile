@@ -1,4 +1,5 @@
 # make demo: the whole story on a drawn study, offline.   make test: every check and every test.
+# make reference: writes docs/reference.md from the commands themselves.
 # make simulations: measures what docs/evaluation.md says of the statistics, and writes it there (about 40 minutes).
 # All create the environment by themselves.
 
@@ -6,15 +7,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RUNTIME := .venv-runtime
 DEMO ?= demo
 
-.PHONY: demo test check format simulations clean
+.PHONY: demo test check runtime format reference simulations clean
 
 demo: $(INSTALLED)
 	$(BIN)/mien demo --out $(DEMO)
 
-test: check
-	$(BIN)/pytest
+# Two processes of one thread each; a file stays in one of them, because its tests share what they made.
+test: check runtime
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -26,6 +29,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+reference: $(INSTALLED)
+	$(BIN)/python -m mien.reference > docs/reference.md
+
 # One thread, so that the figures don't depend on how many cores sum them up.
 simulations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.simulations
@@ -36,5 +42,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 -e '.[train,speech,dev]'
 	touch $@
 
+# What `pip install mien` gives: no torch. Tests predict and serve in it.
+runtime: $(RUNTIME)/.installed
+
+$(RUNTIME)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(RUNTIME) $(DEMO)

@@ -13,10 +13,10 @@ Ours begins with an empty cache, and measures the train loss too. Building the n
 `all_NAME`: that and 20 epochs of the whole network. `scratch_NAME`: a network from scratch, which has nothing frozen.
 
 Without `--full` only ours in phase 1 is run to its end: the rest would take hours on a CPU, is extrapolated, and says
-so. Ours: two folds with two epochs of phase 2, and as many epochs and folds more as there are. The loop: seconds per
-picture of a few steps, times the pictures. `--quick`: 30 pictures at 64 px, same folds and epochs; all is run to its
-end but the epochs of whole pretrained networks. `--settings`: nothing but steps of each network in float32 and bf16,
-with and without channels_last, and the share of the time in which improved_cnn waits for its pictures.
+so. Ours: two folds with two epochs of phase 2, and as many epochs and folds more as there are, each as long. The loop:
+seconds per picture of a few steps, times the pictures. `--quick`: 30 pictures at 64 px, same folds and epochs; all is
+run to its end but the epochs of whole pretrained networks. `--settings`: nothing but steps of each network in float32
+and bf16, with and without channels_last, and the share of the time in which improved_cnn waits for its pictures.
 
 `--clock cpu` counts the processor's seconds instead of the wall's: for machines on which others compute, too.
 """
@@ -58,9 +58,10 @@ from mien.training.activations import frozen_modules
 from mien.training.config import TrainConfig, resolve_precision
 from mien.training.fit import fit_network, predict_features
 from mien.training.frame_sets import make_frame_set
-from mien.training.lightning_module import DROPOUT, Objective, balanced_accuracy, epoch_seed
+from mien.training.lightning_module import DROPOUT, epoch_seed
 from mien.training.loaders import FrameSet, ShuffledBatches, class_weights, participant_weights, read_pixels
 from mien.training.model_fit import FittedNetwork
+from mien.training.objective import Objective, balanced_accuracy
 from mien.training.rates import parameter_groups
 
 Mode = Literal["head", "last:2", "all", "scratch"]
@@ -70,6 +71,7 @@ FOLDS, EPOCHS, PEOPLE = 5, 20, 10
 SEED = 3
 SAMPLED_EPOCHS = 2
 SAMPLED_STEPS = 3
+STEP_PICTURES = 8
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 clock = time.perf_counter
 
@@ -122,16 +124,21 @@ class Taken:
     """What the folds of one network took.
 
     Attributes:
-        total_s: Seconds.
+        fold_s: Seconds of each fold.
         difference: Largest difference of logits between what is stored and the plain path, with the same weights.
         logits: Those of each fold's tested people.
         note: What was extrapolated.
     """
 
-    total_s: float = 0.0
+    fold_s: list[float] = dataclasses.field(default_factory=list)
     difference: float = 0.0
     logits: list[NDArray[np.float64]] = dataclasses.field(default_factory=list)
     note: str = "measured"
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all folds."""
+        return sum(self.fold_s)
 
 
 def make_workload(folder: Path, *, pictures: int, size_px: int) -> Workload:
@@ -176,7 +183,7 @@ def ours(work: Workload, name: str, mode: Mode, *, folds: int = FOLDS, epochs: i
         )
         fitted = FittedNetwork(material, choice, built, result, model_facts={}, config=config)
         taken.logits.append(fitted.predict(split.test)[1])
-        taken.total_s += clock() - started
+        taken.fold_s.append(clock() - started)
         # The first epoch of a phase begins with what is computed once.
         first = sum(row["phase"] == "head" for row in result.history)
         epoch_s += np.diff(ends[first:]).tolist()
@@ -197,11 +204,11 @@ def _difference(work: Workload, fitted: FittedNetwork, split: Split) -> float:
 def ours_extrapolated(work: Workload, name: str, mode: Mode) -> Taken:
     """Fit two folds with few epochs of phase 2; add the epochs and folds that are left."""
     few, epoch_s = ours(work, name, mode, folds=2, epochs=SAMPLED_EPOCHS)
-    first, _ = ours(work, name, mode, folds=1, epochs=SAMPLED_EPOCHS)
-    # The first fold fills the cache, the others find it filled; the tested people of a fold are new in it only once.
-    later_s = max(0.0, few.total_s - first.total_s) - SAMPLED_EPOCHS * epoch_s
-    total_s = first.total_s + (FOLDS - 1) * later_s + epoch_s * (FOLDS * EPOCHS - SAMPLED_EPOCHS)
-    return Taken(total_s=total_s, note=f"extrapolated from 2 folds with {SAMPLED_EPOCHS} epochs of phase 2")
+    # The first fold fills the cache, with the people that it tests, too; the others find it filled.
+    more_s = epoch_s * (EPOCHS - SAMPLED_EPOCHS)
+    fold_s = [few.fold_s[0] + more_s, *[few.fold_s[1] + more_s] * (FOLDS - 1)]
+    note = f"extrapolated from 2 folds with {SAMPLED_EPOCHS} epochs of phase 2, {epoch_s:.2f} s each"
+    return Taken(fold_s, few.difference, note=note)
 
 
 class PlainLoop:
@@ -298,7 +305,7 @@ def plain(work: Workload, name: str, mode: Mode) -> Taken:
         for phase in loop.phases():
             loop.run_phase(phase)
         taken.logits.append(loop.predict(loop.test).double().numpy())
-        taken.total_s += clock() - started
+        taken.fold_s.append(clock() - started)
     return taken
 
 
@@ -310,12 +317,18 @@ def plain_extrapolated(work: Workload, name: str, mode: Mode) -> Taken:
     sizes = [
         tuple(len(work.frames(side)) for side in (split.train, split.validation, split.test)) for split in work.splits
     ]
-    taken = Taken(note=f"extrapolated from steps of {min(loop.batch_size, count)} pictures")
+    taken = Taken([tested * watched_s for *_, tested in sizes])
+    words = []
     for phase in loop.phases():
         step_s = min(_timed(lambda phase=phase: loop.run_phase(phase, max_steps=1)) for _ in range(SAMPLED_STEPS))
         trained_s = step_s / min(loop.batch_size, count)
-        taken.total_s += sum(EPOCHS * (trained * trained_s + watched * watched_s) for trained, watched, _ in sizes)
-    taken.total_s += sum(tested * watched_s for *_, tested in sizes)
+        words.append(f"{trained_s:.3f}")
+        for fold, (trained, watched, _) in enumerate(sizes):
+            taken.fold_s[fold] += EPOCHS * (trained * trained_s + watched * watched_s)
+    taken.note = (
+        f"extrapolated from {SAMPLED_STEPS} steps of {min(loop.batch_size, count)} pictures per phase: s per picture "
+        f"{', '.join(words)} trained, {watched_s:.3f} predicted"
+    )
     return taken
 
 
@@ -341,7 +354,7 @@ def compare(work: Workload, name: str, mode: Mode, *, real_ours: bool, real_plai
     print(f"  straightforward     {its.total_s:9.1f} s ({its.note})", flush=True)
     if mode in ("head", "last:2"):
         print(f"  same weights        logits differ by {mine.difference:.1e}, stored against plain", flush=True)
-    if len(mine.logits) == len(its.logits):
+    if mine.logits and len(mine.logits) == len(its.logits):
         differ = max(float(np.abs(a - b).max()) for a, b in zip(mine.logits, its.logits, strict=True))
         print(
             f"  after the fits      logits differ by {differ:.1e}; balanced accuracy {score(work, mine):.3f} against "
@@ -355,7 +368,7 @@ def step_settings(work: Workload, names: list[str]) -> None:
     """Print the seconds of a training step of each network by precision and layout, and what loading pictures takes."""
     for name in names:
         loop = PlainLoop(work, name, "all" if name in PRETRAINED else "scratch", work.splits[0])
-        inputs = loop.network.normalise(loop.pixels[id(loop.train)][: min(16, loop.batch_size)])
+        inputs = loop.network.normalise(loop.pixels[id(loop.train)][:STEP_PICTURES])
         loop.network.train()
         for channels_last in (False, True):
             layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+SENSOR = "GSR Conductance CAL"
 SHARED = Path(__file__).parents[2] / "shared/data"
 
 
@@ -40,6 +41,64 @@ def drawn_dataset(drawn_study, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("prepared") / "dataset"
     return prepare(drawn_study, out=out, config=PrepareConfig(fps=2.0, size_px=96, workers=1))
+
+
+@pytest.fixture(scope="session")
+def probe_bundle(drawn_dataset, tmp_path_factory):
+    """A bundle of a linear probe on the drawn dataset."""
+    from mien.training.final import plan_training, train_bundle
+
+    out = tmp_path_factory.mktemp("bundles") / "probe"
+    train_bundle(plan_training(drawn_dataset.path, target="Smile", model="linear_probe@hog", out=out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def probe_video(drawn_study):
+    """A recording of the drawn study that opens."""
+    cameras = (drawn_study / "Analysis" / "Respondent Cameras").glob("*.mp4")
+    return max(cameras, key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture(scope="session")
+def with_signals(drawn_dataset, tmp_path_factory):
+    """The drawn dataset, in which a sensor follows the smile."""
+    import shutil
+
+    import numpy as np
+    import pandas as pd
+
+    from mien.core.storage import read_json, write_json
+    from mien.data.dataset import Dataset
+
+    path = tmp_path_factory.mktemp("signals") / "dataset"
+    shutil.copytree(drawn_dataset.path, path)
+    smiles = drawn_dataset.annotations[drawn_dataset.annotations["scheme"] == "Smile"]
+    for number, recording_id in enumerate(drawn_dataset.recordings["recording_id"]):
+        times_s = np.arange(0, 6, 1 / 32)
+        values = np.random.default_rng(number).normal(0, 0.2, len(times_s))
+        for row in smiles[smiles["recording_id"] == recording_id].itertuples():
+            values[(times_s >= row.onset_s) & (times_s < row.offset_s)] += 1
+        folder = path / "recordings" / recording_id
+        pd.DataFrame({"time_s": times_s, SENSOR: values.astype(np.float32)}).to_parquet(folder / "signals.parquet")
+        write_json(
+            folder / "signals.json", {"rate_hz": 32.0, "names": [SENSOR], "units": ["microSiemens"], "digest": "x"}
+        )
+    info = read_json(path / "dataset.json")
+    write_json(path / "dataset.json", {**info, "signals": {SENSOR: "microSiemens"}})
+    return Dataset.open(path)
+
+
+@pytest.fixture(scope="session")
+def smile_study_dataset(shared_data, tmp_path_factory):
+    """All 72 people of the smile study, a sample every 5 s; tests read it and change nothing."""
+    from mien.data.prepare import prepare
+    from mien.data.settings import PrepareConfig
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIEN_WEIGHTS", str(shared_data / "weights"))
+        out = tmp_path_factory.mktemp("smile") / "d"
+        return prepare(shared_data / "smile_study", out=out, config=PrepareConfig(fps=0.2, size_px=224))
 
 
 @pytest.fixture(scope="session")

@@ -418,14 +418,14 @@ class TestStimulus:
         labels[late, 19:26] = 1
         dataset = write_dataset(tmp_path / "d", labels)
         check, _, _ = self.run(dataset)
-        before = check.measured
+        before = check.evidence["scores"][0]["balanced_accuracy"]["mean"]
         rows = []
         for number, name in enumerate(dataset.recordings["recording_id"]):
             order = ("joke", "rest") if early[number] else ("rest", "joke")
             rows += [(name, 0.0, 7.5, order[0], ""), (name, 7.5, 15.0, order[1], "")]
         pd.DataFrame(rows, columns=list(SEGMENT_COLUMNS)).to_parquet(dataset.path / "segments.parquet")
         check, _, _ = self.run(Dataset.open(dataset.path))
-        assert check.measured > 0.95 > before + 0.1
+        assert check.evidence["scores"][0]["balanced_accuracy"]["mean"] > 0.95 > before + 0.1
         assert check.evidence["segments"]
 
     def test_a_probe_that_holds_in_new_stimuli_lifts_the_limit(self, tmp_path):

@@ -293,11 +293,12 @@ def test_the_designs_dataset_with_a_real_person(real_copied_study, shared_data, 
 # ---- T5: recall of copies, no false merge
 
 
-def with_copies(people, *, geometric=()):
-    """Return people and their copies, and what belongs together."""
+def with_copies(people, *, geometric=(), each=4):
+    """Return people and their copies, and what belongs together; `each` photometric changes per person, in turn."""
     everybody, sets = {}, []
     for number, (name, pictures) in enumerate(people.items()):
-        hows = PHOTOMETRIC | (GEOMETRIC if number in geometric else {})
+        names = [list(PHOTOMETRIC)[(number + step) % len(PHOTOMETRIC)] for step in range(each)]
+        hows = {how: PHOTOMETRIC[how] for how in names} | (GEOMETRIC if number in geometric else {})
         copies = {f"{name} {how}": [change(p) for p in pictures] for how, change in hows.items()}
         everybody |= {name: pictures} | copies
         sets.append(tuple(sorted([name, *copies])))
@@ -358,7 +359,7 @@ def test_t5_all_copies_of_72_real_people_are_found_and_nobody_else_is_merged(
     real_people, shared_data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MIEN_WEIGHTS", str(shared_data / "weights"))
-    people, sets = with_copies(real_people, geometric=range(0, 72, 9))
+    people, sets = with_copies(real_people, geometric=range(0, 72, 9), each=2)
     study = write_study(tmp_path / "study", people)
     dataset = prepared(study, tmp_path / "d", size_px=224)
     originals = dataset.recordings[dataset.recordings["participant_id"].isin(list(real_people))]

@@ -117,25 +117,17 @@ def test_a_broad_red_mouth_is_no_overlay():
     assert mouth < MIN_FRACTION < line
 
 
-@pytest.fixture(scope="module")
-def real_dataset(shared_data, tmp_path_factory):
-    config = PrepareConfig(fps=0.2, size_px=224)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIEN_WEIGHTS", str(shared_data / "weights"))
-        return prepare(shared_data / "smile_study", out=tmp_path_factory.mktemp("real") / "d", config=config)
-
-
 @pytest.mark.real
 @pytest.mark.slow
-def test_overlays_on_72_real_people(real_dataset):
-    check = check_overlays(real_dataset)
+def test_overlays_on_72_real_people(smile_study_dataset):
+    check = check_overlays(smile_study_dataset)
     assert check.severity == "ok"
-    honest = fractions_of(real_dataset, "none")
+    honest = fractions_of(smile_study_dataset, "none")
     assert len(honest) == 72
     print("honest", np.quantile(honest, [0, 0.5, 0.95, 1]).round(5))
     assert honest.max() < MIN_FRACTION / 2
     for kind in OVERLAYS:
-        drawn = fractions_of(real_dataset, kind)
+        drawn = fractions_of(smile_study_dataset, kind)
         print(kind, np.quantile(drawn, [0, 0.05, 0.5, 0.95, 1]).round(5), (drawn >= MIN_FRACTION).mean().round(3))
         assert (drawn >= MIN_FRACTION).mean() > 0.9
 
@@ -145,10 +137,10 @@ def test_overlays_on_72_real_people(real_dataset):
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_the_clock_of_72_real_recordings_with_dropped_frames(real_dataset):
-    check = check_clock(real_dataset)
+def test_the_clock_of_72_real_recordings_with_dropped_frames(smile_study_dataset):
+    check = check_clock(smile_study_dataset)
     assert check.severity == "ok", check.detail
-    assert (real_dataset.recordings["fps_measured"] < 24).any(), "some have dropped frames"
+    assert (smile_study_dataset.recordings["fps_measured"] < 24).any(), "some have dropped frames"
 
 
 @pytest.mark.real

@@ -297,7 +297,7 @@ def test_describe_is_json_and_counts_people(dataset):
     assert text["failures"] == []
 
 
-def test_sound_alone_has_targets_but_no_clips(tmp_path, capsys):
+def test_a_muted_recording_has_targets_but_no_clips(tmp_path, capsys):
     for number, emotion in enumerate(("03", "04"), start=1):
         tone = np.zeros(8000 * number, dtype=np.int16)
         write_sound(tmp_path / f"03-01-{emotion}-01-01-01-0{number}.wav", parts=[(0.0, tone)], rate_hz=16000)
@@ -306,8 +306,10 @@ def test_sound_alone_has_targets_but_no_clips(tmp_path, capsys):
     assert (emotion.varies, emotion.num_participants, emotion.classes) == (True, 2, ("happy", "sad"))
     # The emotion lasts as long as the recording.
     assert dataset.annotations["offset_s"].tolist() == [0.5, 1.0]
-    with pytest.raises(UserError, match=r"^None of the 2 recordings has a picture, and .* look at pictures only\.$"):
+    with pytest.raises(UserError, match=r"^None of the 2 recordings has any sound\. Use models that look at pictures"):
         build_clips(dataset, target="emotion")
+    with pytest.raises(UserError, match=r"^None of the 2 recordings has a picture\. The models that listen can be"):
+        build_clips(dataset, target="emotion", needs={"video"})
     assert "no picture; labels" in shown(describe(dataset), capsys)
 
 

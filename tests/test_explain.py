@@ -25,16 +25,15 @@ from mien.evaluation.probe import ProbeConfig, fit_probe
 from mien.explain import gradients
 from mien.explain.frames import ExplainedFrame, directions
 from mien.explain.inputs import answer
-from mien.explain.methods import METHODS, choose_method, make_maps
+from mien.explain.methods import METHODS, choose_method, family_of, make_maps
 from mien.explain.perturbation import perturbation_gains, ranks
 from mien.explain.run import Explainer, ExplainOptions, explain
 from mien.explain.sanity import agreement, judge
 from mien.explain.stretches import importance
 from mien.explain.subjects import NetworkBuilder, NetworkSubject, open_bundle
-from mien.models import audio_wavenet, multimodal_fusion
 from mien.models.onnx_writer import export_encoder, export_head, export_sequence_head, write_linear_head
 from mien.models.pretrained import write_random_backbone
-from mien.models.registry import build_model
+from mien.models.registry import MODELS, build_model, build_sequence_network
 from mien.models.sequence_parts import HeadShape, example_inputs
 from mien.models.vit_scratch import Attention
 from mien.runtime.bundle import BUNDLE_FORMAT, Bundle, ModelSpec, Sampling
@@ -193,9 +192,20 @@ def test_class_specific_maps_find_what_decides(bundle_path, name, method):
     maps = explainer.maps(frames)
     assert share_in_place(maps)[labels == 1].mean() > 0.5
     assert METHODS[method].class_specific
-    if method != "occlusion":  # whatever the weights are, blurring the only square changes most: that is true
-        found = explainer.agreement(frames, maps=maps)
-        assert abs(found.spearman) < 0.2 and found.passes
+
+
+# Not occlusion: whatever the weights are, blurring the only square changes most, and that is true.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name in NETWORKS for method in CLASS_SPECIFIC[name] if method != "occlusion"],
+)
+def test_class_specific_maps_change_with_randomised_weights(bundle_path, name, method):
+    """Adebayo et al. 2018: a map that stays when all weights are drawn anew says nothing of what was learnt."""
+    explainer = Explainer(open_bundle(bundle_path(name)), options=ExplainOptions(method=method))
+    frames = frames_of(explainer.bundle, np.array([1, 0] * 4))
+    found = explainer.agreement(frames, maps=explainer.maps(frames))
+    assert abs(found.spearman) < 0.2 and found.passes
 
 
 @pytest.mark.parametrize("name", ["vit_scratch", "vit_pretrained"])
@@ -227,7 +237,7 @@ def test_gradient_attention_turns_with_the_answer(bundle_path):
 def test_explicit_attention_is_the_networks_own():
     module = Attention(24, num_heads=3, dropout=0.1).eval()
     tokens = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))
-    mixed, attention = gradients.explicit_attention(module, tokens)
+    mixed, attention = module.explicit(tokens)
     assert torch.allclose(mixed, module(tokens), atol=1e-6)
     assert torch.allclose(attention.sum(dim=-1), torch.ones(2, 3, 5))
 
@@ -453,34 +463,59 @@ def test_masking_finds_the_modality_and_the_moment_that_decide():
     assert heard.sum() == pytest.approx(0.1, abs=1e-6)
 
 
+MOODS = LabelScheme("Mood", "multiclass", ("calm", "glad", "sad"), "synthetic")
+STRETCHES = {"audio_wavenet": (("audio",), MOODS), "multimodal_fusion": (("video", "audio", "signals"), SQUARE)}
+
+
+@pytest.fixture(scope="module")
+def stretch_path(tmp_path_factory):
+    """Give the bundle of a model of stretches, untrained; each is exported once."""
+    root = tmp_path_factory.mktemp("stretches")
+
+    def make(name: str, *, crop: str = "none") -> Path:
+        modalities, scheme = STRETCHES[name]
+        sees = "video" in modalities
+        windows = WindowSpec(
+            modalities, sequence_length=3, context_s=1.0, feature_dim=900 if sees else 0, signal_names=("GSR",)
+        )
+        folder = root / f"{name}-{crop}"
+        folder.mkdir(exist_ok=True)
+        exported = root / f"{name}.onnx"
+        if not exported.is_file():
+            shape = HeadShape(scheme.num_outputs, windows.feature_dim, sequence_length=3, num_signals=1)
+            export_sequence_head(build_sequence_network(name, shape=shape).eval(), exported, windows=windows)
+        shutil.copyfile(exported, folder / "head.onnx")
+        sampling = Sampling(fps=2.0, crop=crop, face="main", size_px=SIZE, margin=1.6, detector="mtcnn")
+        encoder, builtin = (HogEncoder.spec, "hog") if sees else (None, None)
+        spec = ModelSpec(name, name, modalities, scheme, sampling, encoder, builtin, "none", windows=windows)
+        files = {"head.onnx": sha256_file(folder / "head.onnx")}
+        write_json(folder / "bundle.json", {"format": BUNDLE_FORMAT, "spec": spec.to_json(), "files": files})
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def speaking_path(tmp_path_factory):
+    """Eight pictures without a square, at 2 per second, with a tone."""
+    path = tmp_path_factory.mktemp("speaking") / "v.mp4"
+    write_video(path, times_s=np.arange(8) / 2, pictures=list(draw(np.zeros(8))), sound=tone(4.0))
+    return path
+
+
 @pytest.mark.parametrize("name", ["audio_wavenet", "multimodal_fusion"])
-def test_command_on_a_model_of_stretches(name, tmp_path):
-    modalities = {"audio_wavenet": ("audio",), "multimodal_fusion": ("video", "audio", "signals")}[name]
-    sees = "video" in modalities
-    windows = WindowSpec(
-        modalities, sequence_length=3, context_s=1.0, feature_dim=900 if sees else 0, signal_names=("GSR",)
-    )
-    shape = HeadShape(1, feature_dim=windows.feature_dim, sequence_length=3, num_signals=1)
-    torch.manual_seed(0)
-    network = {"audio_wavenet": audio_wavenet, "multimodal_fusion": multimodal_fusion}[name].ENTRY.build_head(shape)
-    bundle = tmp_path / "b"
-    bundle.mkdir()
-    export_sequence_head(network.eval(), bundle / "head.onnx", windows=windows)
-    sampling = Sampling(fps=2.0, crop="none", face="main", size_px=SIZE, margin=1.6, detector="mtcnn")
-    encoder, builtin = (HogEncoder.spec, "hog") if sees else (None, None)
-    spec = ModelSpec(name, name, modalities, SQUARE, sampling, encoder, builtin, "none", windows=windows)
-    files = {"head.onnx": sha256_file(bundle / "head.onnx")}
-    write_json(bundle / "bundle.json", {"format": BUNDLE_FORMAT, "spec": spec.to_json(), "files": files})
-    write_video(tmp_path / "v.mp4", times_s=np.arange(8) / 2, pictures=list(draw(np.zeros(8))), sound=tone(4.0))
-    arguments = ["explain", str(bundle), str(tmp_path / "v.mp4"), "--out", str(tmp_path / "o"), "--frames", "3"]
+def test_command_on_a_model_of_stretches(name, stretch_path, speaking_path, tmp_path):
+    arguments = ["explain", str(stretch_path(name)), str(speaking_path), "--out", str(tmp_path / "o"), "--frames", "3"]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.stderr
     value = json.loads(result.stdout)
     assert value["method"] == "masking" and len(value["frames"]) == 3
+    modalities, scheme = STRETCHES[name]
     for row in value["frames"]:
+        assert row["answer"] in scheme.classes and row["probability"] >= 1 / len(scheme.classes)
         assert row["modalities"]["audio"] != 0
         assert len(row["over_time"]["audio"]["loss"]) == 8
-        if sees:
+        if "video" in modalities:
             assert row["modalities"]["signals"] is None  # none were given
             assert row["over_time"]["video"]["offset_s"] == [-0.5, 0, 0.5]
         assert (tmp_path / "o" / row["png"]).stat().st_size > 3000
@@ -489,9 +524,50 @@ def test_command_on_a_model_of_stretches(name, tmp_path):
     assert result.exit_code == 2 and "Allowed: --method masking" in result.stderr
 
 
-def test_a_network_that_is_not_known_can_be_occluded_only(bundle_path):
+def test_a_fusion_is_explained_without_a_face_and_says_so(stretch_path, speaking_path, tmp_path, capsys):
+    """The pictures show no face, so all that is left is the sound, as in prediction."""
+    value = explain(stretch_path("multimodal_fusion", crop="face"), speaking_path, out=tmp_path / "o")
+    assert "no face in any sampled frame; the model is explained without" in capsys.readouterr().err
+    for row in value["frames"]:
+        assert row["modalities"]["audio"] != 0
+        assert row["modalities"]["video"] is None or np.isnan(row["modalities"]["video"])
+    assert "Not there: video, signals." in value["sanity"]["verdict"]
+
+
+def test_stretches_of_a_dataset_that_does_not_fit_are_told(stretch_path, with_signals, tmp_path):
+    bundle = stretch_path("audio_wavenet")
+    with pytest.raises(UserError, match="is a dataset, which has its signals"):
+        explain(bundle, with_signals.path, out=tmp_path / "o", options=ExplainOptions(signals=tmp_path))
+    other = shutil.copytree(with_signals.path, tmp_path / "d")
+    info = read_json(other / "dataset.json")
+    write_json(other / "dataset.json", {**info, "config": {**info["config"], "fps": 5.0}})
+    with pytest.raises(UserError, match=r"has 5 frames per second; .* Prepare the study with --fps 2"):
+        explain(bundle, other, out=tmp_path / "o")
+    cv2.imwrite(str(tmp_path / "p.png"), draw(np.array([1]))[0])
+    with pytest.raises(UserError, match="is a picture"):
+        explain(bundle, tmp_path / "p.png", out=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["improved_cnn", "vit_scratch"])
+def test_each_of_several_classes_has_its_own_map(name):
+    network = build_model(name, num_outputs=3, image_size=SIZE).classifier
+    subject = NetworkSubject(network, maps=MODELS[name].maps)
+    (pixels,) = draw(np.array([1]))
+    features = subject.features(pixels[None])
+    logits = subject.logits(features)[0]
+    zero = np.zeros(features.shape[1])
+    frames = [ExplainedFrame("r", "p", 0, 0.0, pixels, zero, logits, answer, 0.3) for answer in range(3)]
+    for method in METHODS.values():
+        if family_of(subject) in method.families:
+            maps = make_maps(method, subject, frames, scheme=MOODS)
+            same = [np.allclose(maps[0], maps[other], rtol=1e-3) for other in (1, 2)]
+            assert same == [not method.class_specific] * 2, method.name
+
+
+def test_a_network_that_declares_no_maps_can_be_occluded_only(bundle_path):
     subject = NetworkBuilder.of(open_bundle(bundle_path("improved_cnn"))).trained()
-    subject.classifier.encoder = torch.nn.Sequential(torch.nn.Flatten())
-    with pytest.raises(UserError, match="find_parts"):
-        gradients.find_parts(subject.classifier)
-    assert isinstance(subject, NetworkSubject)
+    family = family_of(NetworkSubject(subject.classifier, maps=None))
+    assert choose_method(None, family=family, model="m").name == "occlusion"
+    with pytest.raises(UserError, match=r"entry in the registry has no `maps`\. Allowed: occlusion"):
+        choose_method("hires_cam", family=family, model="m")

@@ -134,7 +134,7 @@ class TestEvidence:
 
     def test_audit(self, full, run):
         text = text_of(full)
-        assert "nuisances warn nuisances .66 .55 About nuisances. Record evenly." in text
+        assert "nuisances warn nuisances .66 lower bound .55 About nuisances. Record evenly." in text
         assert "same-person not checked – – About same-person. Look at recordings.csv ." in text
         assert 'id="check-clock"' in full
         assert "audit.html" not in full

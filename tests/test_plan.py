@@ -8,16 +8,15 @@ import pytest
 
 from media_fixtures import write_video
 from mien.core.errors import UserError
-from mien.crossval.attempts import (
+from mien.crossval.plan import PLAN_FILE, Confirmatory, check_plan, plan_lines, read_plan, write_plan
+from mien.data.attempts import (
     ATTEMPTS_FILE,
     COLUMNS,
     count_configurations,
     count_runs,
-    model_name,
     read_attempts,
     record_attempts,
 )
-from mien.crossval.plan import PLAN_FILE, Confirmatory, check_plan, plan_lines, read_plan, write_plan
 from mien.data.prepare import PrepareConfig, prepare
 from mien.models.choice import parse_model, parse_models
 from mien.training.settings import FitSettings
@@ -106,8 +105,8 @@ class TestAttempts:
             record(tmp_path / "absent")
 
     def test_a_name_says_what_defaults_filled_in(self):
-        assert model_name(parse_model("linear_probe+first:3")) == "linear_probe@hog+first:3"
-        assert model_name(parse_model("vit_scratch", default_baseline="recording")) == "vit_scratch+recording"
+        assert parse_model("linear_probe+first:3").full_name == "linear_probe@hog+first:3"
+        assert parse_model("vit_scratch", default_baseline="recording").full_name == "vit_scratch+recording"
 
 
 def plan(path, **changes):

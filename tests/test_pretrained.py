@@ -23,7 +23,7 @@ from mien.training.settings import FitSettings
 )
 def test_real_architecture_from_a_local_folder(model, architecture, parameters, drawn_study, tmp_path):
     weights = write_random_backbone(tmp_path / "weights", architecture=architecture)
-    dataset = prepare(drawn_study, out=tmp_path / "d", config=PrepareConfig(fps=0.5, size_px=96, workers=1))
+    dataset = prepare(drawn_study, out=tmp_path / "d", config=PrepareConfig(fps=1 / 3, size_px=96, workers=1))
     settings = FitSettings(training=TrainConfig(image_size=224, head_epochs=1, epochs=1, batch_size=8))
     name = f"{model}@{weights}"
     out = tmp_path / "run"

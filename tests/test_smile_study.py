@@ -11,15 +11,17 @@ from mien.data.settings import PrepareConfig
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-SECONDS_APART = 5.0  # few samples: this is about the people and the files, not about the pictures
-
 
 @pytest.fixture(scope="module", params=["auto", "all"])
 def prepared(request, shared_data, tmp_path_factory):
-    config = PrepareConfig(fps=1 / SECONDS_APART, size_px=64, media=request.param)
+    if request.param == "auto":
+        return "auto", request.getfixturevalue("smile_study_dataset")
+    config = PrepareConfig(fps=0.2, size_px=64, media=request.param)  # few: this is about the people and the files
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIEN_WEIGHTS", str(shared_data / "weights"))
-        yield request.param, prepare(shared_data / "smile_study", out=tmp_path_factory.mktemp("d") / "d", config=config)
+        return request.param, prepare(
+            shared_data / "smile_study", out=tmp_path_factory.mktemp("d") / "d", config=config
+        )
 
 
 def test_participants_and_failures(prepared):

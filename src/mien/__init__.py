@@ -1,6 +1,7 @@
 """mien: from recordings of people and their annotations to emotion-recognition models that can be believed.
 
 The verbs of the command line in Python: `prepare`, `frames`, `compare`, `train`, and `load(bundle).predict(video)`.
+`mien.api` has them all, with those whose names packages of mien have too: `mien.api.audit`, `mien.api.explain`.
 """
 
 from __future__ import annotations

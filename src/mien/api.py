@@ -36,6 +36,20 @@ class Model:
 
         return predict_timeline(self.bundle, Path(video), signals=None if signals is None else Path(signals))
 
+    def events(self, timeline: pd.DataFrame) -> pd.DataFrame:
+        """Return the events of a timeline: onset_s, offset_s, label, confidence and the ranges of both edges.
+
+        Raises:
+            UserError: There are none of this model or recording, such as where it is sampled too rarely.
+        """
+        from mien.core.errors import UserError
+        from mien.predict.timeline_events import timeline_events
+
+        found = timeline_events(timeline, spec=self.bundle.spec)
+        if found.table is None:
+            raise UserError(found.reason)
+        return found.table
+
 
 def prepare(study: PathLike, *, out: PathLike, **settings: Any) -> Dataset:
     """Turn a study into a dataset; settings are the fields of `mien.data.settings.PrepareConfig`."""
@@ -58,7 +72,8 @@ def frames(
 
 def audit(dataset: PathLike, *, target: str | None = None, folds: int = 5, seed: int = 0) -> dict[str, Any]:
     """Check a dataset for what makes scores untrue; writes and returns what `audit.json` holds."""
-    from mien.audit.run import AUDIT_FILE, run_audit, write_audit
+    from mien.audit.run import AUDIT_FILE, write_audit
+    from mien.audit.standalone import run_audit
     from mien.core.storage import read_json
     from mien.data.dataset import Dataset
     from mien.report.audit_report import write_audit_report
@@ -166,6 +181,7 @@ def explain(
     video: bool = False,
     signals: PathLike | None = None,
     seed: int = 0,
+    channel: str | None = None,
 ) -> dict[str, Any]:
     """Draw what a bundle's answers on a video, a picture or a dataset come from; returns `explanations.json`."""
     from mien.explain.run import ExplainOptions
@@ -179,5 +195,6 @@ def explain(
         video=video,
         signals=Path(signals) if signals else None,
         seed=seed,
+        channel=channel,
     )
     return explain_bundle(Path(bundle), Path(source), out=Path(out), options=options)

@@ -8,7 +8,8 @@ recorded. A second without events has a count of 0 and no mean (an absent durati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +20,70 @@ from mien.annotations.exports import Export, interval_table
 from mien.annotations.imotions import EXPRESSION_COLUMNS, table_units_per_second
 from mien.annotations.tables import RawTable, check_interval, read_number, read_raw_table, report_rows
 from mien.core.channels import SENSOR
-from mien.core.types import Problem, Signal
+from mien.core.types import Signal
 
 PERSON = {name: EXPRESSION_COLUMNS[name] for name in ("respondent", "stimulus")}
-FIXATION_COLUMNS = {
-    **PERSON,
-    "start": ("Fixation Start",),
-    "end": ("Fixation End",),
-}
-FIXATION_OPTIONAL = {"duration": ("Fixation Duration",), "dispersion": ("Fixation Dispersion",)}
-PEAK_COLUMNS = {**PERSON, "time": ("Peak Time",), "amplitude": ("Peak Amplitude",)}
-
-FIXATION, PEAK = "Fixation", "GSR Peak"
-"""Labels of the events."""
-
 DENSITY, DURATION, DISPERSION, PEAK_COUNT, AMPLITUDE = SENSOR
 MS_PER_S = 1000.0
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of the tables.
+
+    Attributes:
+        name: Its format, for people.
+        label: Label of its events.
+        source: The sensor, as iMotions calls it.
+        columns: Headers by our names for them; `start` and `end` may be the same.
+        optional: The same of those that may be missing.
+        start: Our name of the column of the beginning.
+        end: Of the end.
+        value: Of an event's value.
+        no_value: What a row without a value is told as; empty where an event may have none.
+        count: Channel of the events per second.
+        means: Column of the events by the channel that is their mean per second.
+    """
+
+    name: str
+    label: str
+    source: str
+    columns: Mapping[str, tuple[str, ...]]
+    optional: Mapping[str, tuple[str, ...]]
+    start: str
+    end: str
+    value: str
+    no_value: str
+    count: str
+    means: Mapping[str, str]
+
+
+FIXATIONS = _Kind(
+    name="iMotions fixations",
+    label="Fixation",
+    source="ET",
+    columns={**PERSON, "start": ("Fixation Start",), "end": ("Fixation End",)},
+    optional={"duration": ("Fixation Duration",), "dispersion": ("Fixation Dispersion",)},
+    start="start",
+    end="end",
+    value="dispersion",
+    no_value="",
+    count=DENSITY.name,
+    means={DURATION.name: "duration_ms", DISPERSION.name: "value"},
+)
+PEAKS = _Kind(
+    name="iMotions GSR peaks",
+    label="GSR Peak",
+    source="GSR",
+    columns={**PERSON, "time": ("Peak Time",), "amplitude": ("Peak Amplitude",)},
+    optional={},
+    start="time",
+    end="time",
+    value="amplitude",
+    no_value="an amplitude that isn't a number",
+    count=PEAK_COUNT.name,
+    means={AMPLITUDE.name: "value"},
+)
 
 
 def read_fixations(path: Path) -> Export:
@@ -47,37 +96,7 @@ def read_fixations(path: Path) -> Export:
     Raises:
         UserError: The file can't be read, lacks a column, or has an unknown time unit.
     """
-    table = read_raw_table(Path(path), wanted=FIXATION_COLUMNS, optional=FIXATION_OPTIONAL)
-    per_second = table_units_per_second(table, column="start")
-    bad: dict[str, list[int]] = {}
-    kept: list[dict[str, object]] = []
-    for row in table.rows:
-        number = _numbers(table, row.cells)
-        start, end = number("start"), number("end")
-        reason = _no_name(row.cells) or check_interval(start, end)
-        if reason:
-            bad.setdefault(reason, []).append(row.line)
-            continue
-        duration = number("duration")
-        duration_s = (end - start if np.isnan(duration) else duration) / per_second
-        kept.append(
-            {
-                **_person(row.cells),
-                "onset_s": start / per_second,
-                "offset_s": end / per_second,
-                "value": number("dispersion"),
-                "duration_ms": duration_s * MS_PER_S,
-            }
-        )
-    events = pd.DataFrame(kept, columns=["respondent", "stimulus", "onset_s", "offset_s", "value", "duration_ms"])
-    signals = [
-        signal
-        for _, group in events.groupby(["respondent", "stimulus"], sort=False)
-        for signal in _per_second(
-            group, count=DENSITY.name, means={DURATION.name: "duration_ms", DISPERSION.name: "value"}, source="ET"
-        )
-    ]
-    return _export(table, "iMotions fixations", events, FIXATION, "ET", signals, report_rows(table.path, rows=bad))
+    return _read_events(Path(path), kind=FIXATIONS)
 
 
 def read_gsr_peaks(path: Path) -> Export:
@@ -90,48 +109,40 @@ def read_gsr_peaks(path: Path) -> Export:
     Raises:
         UserError: The file can't be read, lacks a column, or has an unknown time unit.
     """
-    table = read_raw_table(Path(path), wanted=PEAK_COLUMNS)
-    per_second = table_units_per_second(table, column="time")
+    return _read_events(Path(path), kind=PEAKS)
+
+
+def _read_events(path: Path, *, kind: _Kind) -> Export:
+    table = read_raw_table(path, wanted=kind.columns, optional=kind.optional)
+    per_second = table_units_per_second(table, column=kind.start)
     bad: dict[str, list[int]] = {}
     kept: list[dict[str, object]] = []
     for row in table.rows:
         number = _numbers(table, row.cells)
-        time, amplitude = number("time"), number("amplitude")
-        reason = _no_name(row.cells) or check_interval(time, time)
-        if not reason and np.isnan(amplitude):
-            reason = "an amplitude that isn't a number"
-        if reason:
-            bad.setdefault(reason, []).append(row.line)
+        start, end, value = number(kind.start), number(kind.end), number(kind.value)
+        reason = _no_name(row.cells) or check_interval(start, end)
+        if reason or (kind.no_value and np.isnan(value)):
+            bad.setdefault(reason or kind.no_value, []).append(row.line)
             continue
-        time_s = time / per_second
-        kept.append({**_person(row.cells), "onset_s": time_s, "offset_s": time_s, "value": amplitude})
-    events = pd.DataFrame(kept, columns=["respondent", "stimulus", "onset_s", "offset_s", "value"])
+        duration = number("duration")
+        duration_s = (end - start if np.isnan(duration) else duration) / per_second
+        times_s = {"onset_s": start / per_second, "offset_s": end / per_second}
+        kept.append({**_person(row.cells), **times_s, "value": value, "duration_ms": duration_s * MS_PER_S})
+    events = pd.DataFrame(kept, columns=[*PERSON, "onset_s", "offset_s", "value", "duration_ms"])
     signals = [
         signal
-        for _, group in events.groupby(["respondent", "stimulus"], sort=False)
-        for signal in _per_second(group, count=PEAK_COUNT.name, means={AMPLITUDE.name: "value"}, source="GSR")
+        for _, group in events.groupby([*PERSON], sort=False)
+        for signal in _per_second(group, count=kind.count, means=kind.means, source=kind.source)
     ]
-    return _export(table, "iMotions GSR peaks", events, PEAK, "GSR", signals, report_rows(table.path, rows=bad))
-
-
-def _export(
-    table: RawTable,
-    name: str,
-    events: pd.DataFrame,
-    label: str,
-    annotator: str,
-    signals: Sequence[Signal],
-    problems: Sequence[Problem],
-) -> Export:
     version = next((cells[1] for cells in table.preamble if len(cells) > 1 and cells[0] == "iMotions"), "")
-    intervals = interval_table(events.drop(columns="duration_ms", errors="ignore").assign(label=label))
+    intervals = interval_table(events.drop(columns="duration_ms").assign(label=kind.label))
     return Export(
         path=table.path,
-        format=f"{name} {version}".strip(),
-        intervals=intervals.assign(annotator=annotator),
+        format=f"{kind.name} {version}".strip(),
+        intervals=intervals.assign(annotator=kind.source),
         signals=tuple(signals),
-        annotator=annotator,
-        problems=tuple(problems),
+        annotator=kind.source,
+        problems=tuple(report_rows(table.path, rows=bad)),
     )
 
 

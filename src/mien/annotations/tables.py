@@ -19,6 +19,12 @@ from mien.core.errors import UserError
 from mien.core.types import Problem
 
 SEPARATORS = (",", "\t", ";")
+BINARY_BYTES = 4096
+"""A zero byte in so many means that a file isn't text; further on a logger that lost power may have left some."""
+
+MAX_NAMES, MAX_NAME = 40, 60
+"""A message names at most so many columns, each by so many characters."""
+
 NUM_LINES_NAMED = 5
 """Problems name so many lines of a table, then count the rest."""
 
@@ -97,7 +103,9 @@ def read_raw_table(
                     separator=separator,
                 )
             best = max(best, (len(set(wanted) & set(columns)), len(cells), cells), key=lambda item: item[:2])
-    found = ", ".join(cell for cell in best[2] if cell) or "none"
+    # What a file that is no table calls a column may be anything.
+    found = ", ".join("".join(c for c in cell if c.isprintable())[:MAX_NAME] for cell in best[2][:MAX_NAMES] if cell)
+    found = found or "none"
     needed = ", ".join(options[0] for options in wanted.values())
     raise UserError(
         f"{path.name} has no row that names all needed columns. Columns found: {found}. Columns needed: {needed}. "
@@ -109,13 +117,17 @@ def read_lines(path: Path) -> list[str]:
     """Read a text file's lines, whatever its line ends and encoding.
 
     Raises:
-        UserError: The file can't be read.
+        UserError: The file can't be read, or holds no text.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"Can't read {path}: {error.strerror}.") from error
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+    is_utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not is_utf16 and b"\x00" in raw[:BINARY_BYTES]:
+        # Its bytes would be "columns" of a message, and a terminal would obey some of them.
+        raise UserError(f"{path.name} isn't text: it holds bytes that no table has. Save it as CSV (UTF-8) in {path}.")
+    if is_utf16:
         text = raw.decode("utf-16", errors="replace")
     else:
         try:

@@ -25,6 +25,9 @@ PANEL_REACH = 0.5
 """How far a face in a screen recording may be from the median one, in sides of its box. Respondents sway within their
 panel by about .2; an actor in the stimulus is elsewhere."""
 
+MIN_EYE_DISTANCE_PX = 10.0
+"""Eyes nearer to each other than this, in the stored picture, are a face of some 25 px: stretched to 64 px it is a blur
+that looks like anybody's. Two people of a composite screen recording kept at 64 px (eyes 3 px apart) passed as one."""
 MIN_PANEL_SHARE = 0.5
 """Share of a screen recording's frames that must show a face there. Below, it isn't a panel of the respondent but
 something that a stimulus showed: the rule is that an actor on a screen never merges people."""
@@ -66,7 +69,7 @@ def aligned_recording(dataset: Dataset, recording_id: str) -> Aligned | None:
     They are made once and kept in the dataset's cache.
     """
     table = dataset.frames(recording_id)
-    if not len(table):
+    if not len(table) or not dataset.has_pictures(recording_id):
         return None
     landmarks, usable = _landmarks_in_crops(dataset, recording_id, table=table)
     kind: Literal["face", "picture"] = "face" if usable.any() else "picture"
@@ -111,6 +114,8 @@ def _landmarks_in_crops(
         # A face outside a panel's crop is another one's.
         usable = ((inside > -1) & (inside < size)).all(axis=(1, 2))
     usable &= np.isfinite(similarity_to_template(inside)).all(axis=(1, 2))
+    with np.errstate(invalid="ignore"):
+        usable &= np.hypot(*(inside[:, 1] - inside[:, 0]).T) >= MIN_EYE_DISTANCE_PX
     if facts["camera"] == "screen":
         usable &= _in_panel(boxes)
     inside[~usable] = np.nan

@@ -29,8 +29,8 @@ class TimeCorrelation:
     Attributes:
         phi: Lag-1 autocorrelation of correctness, mean over participants for whom it is defined.
         participants: For how many it is defined: some clips right and some wrong, and neighbours enough.
-        num_clips: Clips with a target (N).
-        effective_clips: Sum over participants of N (1 - phi) / (1 + phi).
+        num_clips: Clips with a target (N) of these participants.
+        effective_clips: Sum over these participants of N (1 - phi) / (1 + phi).
         icc: Intraclass correlation of correctness: share of its variance that lies between participants.
         design_effect: How many times the variance of a share over clips is larger than for independent clips.
     """
@@ -120,17 +120,19 @@ def time_correlation(predictions: pd.DataFrame, scheme: LabelScheme) -> TimeCorr
     outputs = known[[f"prob_{name}" for name in scheme.output_names]].to_numpy(dtype=np.float64)
     correct = (scheme.predicted(outputs) == known["target"].to_numpy(np.int64)).astype(np.float64)
     people = known["participant_id"].to_numpy(dtype=object)
-    phis, effective = [], 0.0
+    phis, effective, num_clips = [], 0.0, 0
     for rows in known.reset_index(drop=True).groupby("participant_id", sort=True).indices.values():
         follows = _follows(known.iloc[rows])
         phi = lag1_autocorrelation(correct[rows], follows=follows)
+        if np.isnan(phi):
+            continue  # where all clips are right, or all wrong, nothing says how dependent they are
         phis.append(phi)
-        # Where all clips are right, nothing says how dependent they are; they count as what they are.
-        effective += effective_size(len(rows), phi=0.0 if np.isnan(phi) else phi)
-    defined = np.array(phis)[~np.isnan(phis)]
+        num_clips += len(rows)
+        effective += effective_size(len(rows), phi=phi)
+    defined = np.array(phis)
     icc, design_effect = intraclass_correlation(correct, people)
     mean = float(defined.mean()) if defined.size else float("nan")
-    return TimeCorrelation(mean, int(defined.size), len(known), effective, icc, design_effect)
+    return TimeCorrelation(mean, int(defined.size), num_clips, effective, icc, design_effect)
 
 
 def check_time_correlation(predictions: pd.DataFrame, scheme: LabelScheme) -> Check:
@@ -140,6 +142,9 @@ def check_time_correlation(predictions: pd.DataFrame, scheme: LabelScheme) -> Ch
         predictions: A predictions table of one model: the probe's, with people apart.
         scheme: The target.
     """
+    if scheme.unit in ("recording", "participant"):
+        detail = f"One label describes a {scheme.unit}: its clips repeat one answer and count once."
+        return Check("time-correlation", "not checked", None, None, detail, "Nothing has to be done.")
     found = time_correlation(predictions, scheme)
     evidence = asdict(found) | {"model": str(predictions["model"].iloc[0]) if len(predictions) else ""}
     if np.isnan(found.phi):
@@ -151,9 +156,10 @@ def check_time_correlation(predictions: pd.DataFrame, scheme: LabelScheme) -> Ch
         found.phi,
         None,
         f"Right and wrong clips follow their own kind: lag-1 autocorrelation {found.phi:.2f} (mean of "
-        f"{found.participants} participants), so {found.num_clips} clips are worth about {found.effective_clips:.0f} "
-        f"within people; {100 * max(0.0, found.icc):.0f} % of the variance lies between people (intraclass correlation "
-        f"{found.icc:.2f}, design effect {found.design_effect:.1f}). Intervals are over participants for that reason.",
+        f"{found.participants} participants with right and wrong ones), so their {found.num_clips} clips are worth "
+        f"about {found.effective_clips:.0f} within people; {100 * max(0.0, found.icc):.0f} % of the variance lies "
+        f"between people (intraclass correlation {found.icc:.2f}, design effect {found.design_effect:.1f}). Intervals "
+        "are over participants for that reason.",
         evidence=evidence,
     )
 

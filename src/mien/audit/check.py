@@ -31,6 +31,10 @@ CHECK_NAMES = (
 )
 """All checks in the order in which they are shown; what `--override` takes."""
 
+NEVER_OVERRIDDEN = ("label-varies", "few-participants")
+"""Without two classes that people share, or people to train and test on, there is nothing that an override could go on
+with."""
+
 CHECK_TITLES = {
     "label-source": "who annotated",
     "label-varies": "the target varies",
@@ -94,9 +98,16 @@ def verdict_of(checks: Sequence[Check]) -> AuditVerdict:
     return "fail" if "fail" in severities else "warn" if "warn" in severities else "pass"
 
 
-def failed_checks(checks: Sequence[Check], *, overrides: Sequence[str]) -> list[Check]:
-    """Return the checks that fail and aren't overridden."""
-    return [check for check in checks if check.severity == "fail" and check.name not in overrides]
+def refusals_among(checks: Sequence[Check], *, overrides: Sequence[str]) -> list[Check]:
+    """Return the checks that refuse: those that fail and aren't, or can't be (`NEVER_OVERRIDDEN`), overridden."""
+    seen = [name for name in overrides if name not in NEVER_OVERRIDDEN]
+    return [check for check in checks if check.severity == "fail" and check.name not in seen]
+
+
+def refusal_reason(check: Check) -> str:
+    """Return what is said of a check that refuses, with what to do."""
+    said = f"{check.title} ({check.name}): {check.detail} {check.advice}"
+    return said if check.name in NEVER_OVERRIDDEN else f"{said} To go on in spite of it: --override {check.name}."
 
 
 def check_overrides(names: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from mien.audit.aligned import Aligned, aligned_recording
 from mien.audit.check import Check, Severity
 from mien.audit.identity import connected
 from mien.audit.matching import Gallery, Matcher
+from mien.audit.sound_copies import sound_matches
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 
@@ -33,6 +34,15 @@ NUM_QUERIES = 60
 
 MAX_EVIDENCE = 40
 """Pairs of frames that are listed for the page."""
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """What comparing sounds found: pairs of recordings (`sound_matches`), and how many participants were compared."""
+
+    pairs: pd.DataFrame
+    num_people: int
+
 
 MATCH_COLUMNS = tuple(f"{what}_{side}" for side in "ab" for what in ("participant", "recording", "frame", "pts_s"))
 
@@ -77,8 +87,10 @@ def check_copies(dataset: Dataset, people: pd.DataFrame | None = None, *, seed: 
     pairs = pd.concat([matches for matches, _ in searched.values()], ignore_index=True)
     shares = {kind: _shares(matches, queries) for kind, (matches, queries) in searched.items()}
     same_media = _same_media(dataset, owners)
+    sounds, num_heard = sound_matches(dataset, [(str(person), str(recording)) for recording, person in named])
     links = [(str(row["a"]), str(row["b"])) for row in shares["face"] if _is_copy(row)]
-    links += [(str(a), str(b)) for a, b in same_media[["participant_a", "participant_b"]].itertuples(index=False)]
+    for table in (same_media, sounds):
+        links += [(str(a), str(b)) for a, b in table[["participant_a", "participant_b"]].itertuples(index=False)]
     merged = connected(links)
     check = _check(
         merged=merged,
@@ -86,6 +98,7 @@ def check_copies(dataset: Dataset, people: pd.DataFrame | None = None, *, seed: 
         pairs=pairs,
         same_media=same_media,
         num_people={kind: len(queries) for kind, (_, queries) in searched.items()},
+        sounds=Sounds(sounds, num_heard),
     )
     return CopyResult(check=check, merged=merged, pairs=pairs, same_media=same_media)
 
@@ -168,10 +181,11 @@ def _check(
     pairs: pd.DataFrame,
     same_media: pd.DataFrame,
     num_people: dict[Literal["face", "picture"], int],
+    sounds: Sounds,
 ) -> Check:
     copies = {kind: [row for row in rows if _is_copy(row)] for kind, rows in shares.items()}
     severity: Severity = "fail" if merged else "warn" if copies["picture"] else "ok"
-    if severity == "ok" and not num_people["face"] and not num_people["picture"]:
+    if severity == "ok" and not any([*num_people.values(), sounds.num_people]):
         severity = "not checked"
     shown = [*copies["face"], *copies["picture"]]
     return Check(
@@ -181,12 +195,16 @@ def _check(
             "pairs": len(copies["face"]),
             "same_media": len(same_media),
             "picture_pairs": len(copies["picture"]),
+            "sound_pairs": len(sounds.pairs),
             "largest_share": max((max(r["share_of_a"], r["share_of_b"]) for r in shares["face"]), default=0.0),
         },
         threshold={"zncc": MIN_ZNCC, "share": MIN_SHARE},
-        detail=_detail(merged=merged, shares=shares, copies=copies, same_media=same_media, num_people=num_people),
+        detail=_detail(
+            merged=merged, shares=shares, copies=copies, same_media=same_media, num_people=num_people, sounds=sounds
+        ),
         advice=_ADVICE[severity],
-        evidence={"pairs": _evidence(pairs, shown), "shares": shown, "same_media": same_media.to_dict("records")},
+        evidence={"pairs": _evidence(pairs, shown), "shares": shown, "same_media": same_media.to_dict("records")}
+        | {"sounds": sounds.pairs.head(MAX_EVIDENCE).to_dict("records")},
     )
 
 
@@ -196,7 +214,8 @@ _ADVICE: dict[Severity, str] = {
     "into the study). Where the matching face is an actor's in a stimulus, prepare the cameras, or --crop panel.",
     "warn": "Look at the pairs: recordings of one room or one stimulus look alike without being copies. Where they "
     "are copies, give them one participant id.",
-    "not checked": "No recording has a picture; make sure that no sound is there twice under other names.",
+    "not checked": "No recording has a picture or sound that could be compared; make sure that none is there twice "
+    "under other names.",
 }
 
 
@@ -207,6 +226,7 @@ def _detail(
     copies: dict[Literal["face", "picture"], list[dict[str, Any]]],
     same_media: pd.DataFrame,
     num_people: dict[Literal["face", "picture"], int],
+    sounds: Sounds,
 ) -> str:
     texts = []
     if merged:
@@ -222,6 +242,12 @@ def _detail(
     few = len(shares["face"]) - len(copies["face"])
     if few:
         texts.append(f"{few} more pairs share less than {100 * MIN_SHARE:g} % of their frames and stay apart.")
+    if len(sounds.pairs):
+        texts.append(f"{len(sounds.pairs)} pairs of recordings of different participants are the same sound.")
+    if sounds.num_people:
+        texts.append(f"{sounds.num_people} participants were compared by the sound of recordings without a picture.")
+    if not any(num_people.values()) and sounds.num_people:
+        return " ".join(texts)
     texts.append(
         f"{num_people['face']} participants were compared by their faces, {num_people['picture']} by whole pictures: "
         f"up to {NUM_QUERIES} frames of each, spread over time, against all frames of all others."

@@ -58,30 +58,42 @@ def check_label_source_given(scheme: LabelScheme) -> Check:
     return Check("label-source", "ok", source, "stated", detail)
 
 
-def check_label_varies(clips: ClipIndex) -> Check:
-    """Say which classes occur, and in how many participants.
+def check_label_varies(clips: ClipIndex, *, people: ClipIndex | None = None) -> Check:
+    """Say which classes occur, and in how many participants; refuse a target without two that people share.
+
+    A class that fewer than `REFUSED_BELOW` independent people show can't be trained, validated and tested on with
+    people apart.
 
     Args:
         clips: The clips of the target.
+        people: The same with merged participants united, whose groups are what is independent. None for a channel
+            among several: of a rare one `mien.evaluation.channel_verdict` says so and nothing is claimed.
     """
     table, scheme = clips.table, clips.scheme
     counts = [int((table["target"] == code).sum()) for code in range(len(scheme.classes))]
-    people = [
+    counted = [
         int(table.loc[table["target"] == code, "participant_id"].nunique()) for code in range(len(scheme.classes))
     ]
     both = int((table.groupby("participant_id")["target"].nunique() >= 2).sum())
     shown = ", ".join(
         f"{name} {count} clips of {persons} participants"
-        for name, count, persons in zip(scheme.classes, counts, people, strict=True)
+        for name, count, persons in zip(scheme.classes, counts, counted, strict=True)
     )
     evidence = {"clips": dict(zip(scheme.classes, counts, strict=True))}
-    evidence |= {"participants": dict(zip(scheme.classes, people, strict=True))}
+    evidence |= {"participants": dict(zip(scheme.classes, counted, strict=True))}
     detail = f"{shown}; {both} of {table['participant_id'].nunique()} participants show more than one class."
     present = sum(count > 0 for count in counts)
     if present < 2:
         advice = "Choose a target that varies (`mien inspect` shows them), or annotate more."
         return Check("label-varies", "fail", present, 2, detail, advice, evidence)
-    rare = [name for name, persons in zip(scheme.classes, people, strict=True) if persons < REFUSED_BELOW]
+    independent = counted if people is None else _groups_showing(people)
+    rare = [name for name, number in zip(scheme.classes, independent, strict=True) if number < REFUSED_BELOW]
+    if people is not None and len(scheme.classes) - len(rare) < 2:
+        enough = len(scheme.classes) - len(rare)
+        detail += f" {enough or 'None'} of {len(scheme.classes)} classes {'is' if enough < 2 else 'are'} shown by "
+        detail += f"{REFUSED_BELOW} independent people or more: no two can be trained and tested on with people apart."
+        advice = f"Add participants, or join classes until {REFUSED_BELOW} people show each (of ages: bands of ages)."
+        return Check("label-varies", "fail", enough, 2, detail, advice, evidence)
     if rare:
         advice = (
             f"{', '.join(rare)}: fewer than {REFUSED_BELOW} participants show it, so it can't be trained, validated "
@@ -89,6 +101,12 @@ def check_label_varies(clips: ClipIndex) -> Check:
         )
         return Check("label-varies", "warn", present, 2, detail, advice, evidence)
     return Check("label-varies", "ok", present, 2, detail, evidence=evidence)
+
+
+def _groups_showing(clips: ClipIndex) -> list[int]:
+    """By how many independent groups of people each class is shown."""
+    shown = clips.table.groupby("target")["group"].nunique()
+    return [int(shown.get(code, 0)) for code in range(len(clips.scheme.classes))]
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,12 @@ def check_constant_label(clips: ClipIndex) -> ConstantLabel:
     shares = {unit: _constant_share(clips, unit) for unit in ("participant", "recording")}
     evidence: dict[str, Any] = {f"constant per {unit}": share for unit, (share, _) in shares.items()}
     if scheme.unit in ("recording", "participant"):
-        detail = f"One label describes a {scheme.unit}, as the study says: it is scored per {scheme.unit}."
+        why = (
+            f"{scheme.target} is a column of the study's table of recordings, the same throughout each {scheme.unit}"
+            if scheme.label_source == "attribute"
+            else f"One label describes a {scheme.unit}, as the study says"
+        )
+        detail = f"{why}: it is scored per {scheme.unit}."
         check = Check("constant-label", "ok", shares[scheme.unit][0], CONSTANT_SHARE, detail, evidence=evidence)
         return ConstantLabel(check, scheme.unit, refuses_baseline=True)
     share, classes = shares["participant"]
@@ -153,6 +176,8 @@ def check_constant_label(clips: ClipIndex) -> ConstantLabel:
         detail = (
             f"{scheme.target} varies in {who} only; all others show one and the same class. "
             "Balanced accuracy is defined for those few alone."
+            if varying
+            else f"{scheme.target} is the same throughout: all participants show one and the same class."
         )
         advice = "Read for how many participants each score is defined, or take recordings that show it more often."
         check = Check("constant-label", "warn", share, CONSTANT_SHARE, detail, advice, evidence)

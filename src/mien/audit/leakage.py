@@ -19,8 +19,9 @@ from mien.evaluation.grouped import grouped_interval, mixed_frames_accuracy, out
 from mien.evaluation.intervals import Interval
 from mien.evaluation.probe import ProbeConfig
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.encoders import Encoder, HogEncoder
+from mien.runtime.encoders import HogEncoder
 from mien.runtime.material import Material, probe_features
+from mien.runtime.sound_encoders import AnyEncoder, LogMelEncoder, listening
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def leakage_gaps(
     *,
     splits: Sequence[Split],
     baselines: Sequence[PersonalBaseline],
-    encoders: Sequence[Encoder] = (),
+    encoders: Sequence[AnyEncoder] = (),
     seed: int,
 ) -> list[LeakageGap]:
-    """Fit the probe under both splits, on HOG and on the features of each encoder.
+    """Fit the probe under both splits, on HOG (of sound alone: on log-mel) and on the features of each encoder.
 
     Args:
         material: Dataset and clips.
@@ -70,10 +71,13 @@ def leakage_gaps(
         seed: Seed of the frame-level split.
 
     Returns:
-        HOG first, then the encoders as given. Empty where a fold's training participants show one class only, or the
-        rarest class has fewer clips than there are folds.
+        The built-in features first, then the encoders as given. Empty where a fold's training participants show one
+        class only, or the rarest class has fewer clips than there are folds.
     """
-    chosen: dict[str, Encoder] = {"hog": HogEncoder()} | {encoder.spec.name: encoder for encoder in encoders}
+    chosen: dict[str, AnyEncoder] = {"hog": HogEncoder()}
+    if material.sense == "audio":
+        chosen, encoders = {"logmel": LogMelEncoder()}, listening(encoders)
+    chosen |= {encoder.spec.name: encoder for encoder in encoders}
     wanted = list(dict.fromkeys([PersonalBaseline(), *baselines]))
     people = sorted({name for split in splits for name in (*split.train, *split.validation, *split.test)})
     counts = material.clips.table["target"].value_counts()

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mien.audit.check import Check
+from mien.audit.sound_nuisances import sound_nuisances
 from mien.core.types import Split
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
@@ -24,6 +25,7 @@ from mien.evaluation.grouped import (
     exceeds,
     features_of_frames,
     grouped_interval,
+    held_bound,
     is_known,
     out_of_fold,
     score_json,
@@ -31,7 +33,7 @@ from mien.evaluation.grouped import (
 )
 from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.cache import PIXEL_BLOCK, cache_path, load_array, write_array
-from mien.runtime.material import Material
+from mien.runtime.material import Material, Sense
 
 NUISANCES = "nuisances"
 
@@ -39,6 +41,11 @@ NUISANCE_C = 0.1
 """Weaker penalty than the probe's on a face: some forty features that each mean something, not a thousand."""
 
 PICTURE_FEATURES = ("red", "green", "blue", "crop red", "crop green", "crop blue", "sharpness")
+
+NAMED: dict[Sense, str] = {
+    "video": "Mean colour, sharpness, place and size of the face, time, frame rate and session",
+    "audio": "Length of the sound, what is heard in its quietest moments, time and session",
+}
 
 HINGES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
 """Where the line over the seconds since the start may bend: studies begin with instructions that are the same length
@@ -76,7 +83,7 @@ def nuisance_predictions(
     frames = material.frames_of(_tested(splits))
     if single_class_folds(frames, splits=splits):
         return {}
-    features = nuisance_features(material.dataset, frames)
+    features = nuisance_features(material.dataset, frames, sense=material.sense)
     tables = {}
     for baseline in baselines:
         name = nuisance_name(baseline)
@@ -86,13 +93,16 @@ def nuisance_predictions(
     return tables
 
 
-def check_nuisances(tables: Mapping[str, pd.DataFrame], *, clips: ClipIndex, splits: Sequence[Split]) -> Check:
+def check_nuisances(
+    tables: Mapping[str, pd.DataFrame], *, clips: ClipIndex, splits: Sequence[Split], sense: Sense = "video"
+) -> Check:
     """Say whether nuisances predict the label.
 
     Args:
         tables: What `nuisance_predictions` returned.
         clips: The clips of the target.
         splits: The folds.
+        sense: What they were taken of (`Material.sense`).
     """
     threshold = alarm_threshold(clips, splits=splits)
     scored = {name: grouped_interval(table, clips.scheme, folds=len(splits)) for name, table in tables.items()}
@@ -116,24 +126,25 @@ def check_nuisances(tables: Mapping[str, pd.DataFrame], *, clips: ClipIndex, spl
     return Check(
         "nuisances",
         "warn" if alarms else "ok",
-        {name: interval.mean for name, interval in known.items()},
+        {name: held_bound(interval, threshold, clips=clips) for name, interval in known.items()},
         threshold,
-        f"Mean colour, sharpness, place and size of the face, time, frame rate and session alone reach {shown} "
+        f"{NAMED[sense]} alone reach {shown} "
         f"(balanced accuracy with people apart; lower bounds are held against {threshold:.2f}).",
-        advice="Read every score beside this one. Where it comes from the light or the camera, record evenly; where it "
-        "comes from the time, show the stimuli in another order to each participant."
+        advice="Read every score beside this one. Where it comes from the light, the room or the devices, record "
+        "evenly; where it comes from the time, show the stimuli in another order to each participant."
         if alarms
         else "",
         evidence={"scores": scores},
     )
 
 
-def nuisance_features(dataset: Dataset, frames: pd.DataFrame) -> NDArray[np.float32]:
+def nuisance_features(dataset: Dataset, frames: pd.DataFrame, *, sense: Sense = "video") -> NDArray[np.float32]:
     """Return the nuisances of frames.
 
     Args:
         dataset: The dataset.
         frames: As `Material.frames_of` gives them.
+        sense: `audio` for what sound brings (`sound_nuisances`) in place of everything that is seen.
 
     Returns:
         (N, D) float32, finite: mean colour of the whole picture and of the crop, the whole picture's sharpness (the
@@ -152,10 +163,15 @@ def nuisance_features(dataset: Dataset, frames: pd.DataFrame) -> NDArray[np.floa
         width, height, *rates = numbers[recording_id].tolist()
         constant = [*rates, *(float(session_of[recording_id] == name) for name in sessions)]
         table = dataset.frames(recording_id)
+        seen: list[NDArray[Any]] = [sound_nuisances(dataset, recording_id)]
+        if sense == "video":
+            seen = [
+                picture_nuisances(dataset, recording_id),
+                _filled(_relative_box(table, width=width, height=height)),
+                table["face_found"].to_numpy(dtype=np.float64)[:, None],
+            ]
         columns: list[NDArray[Any]] = [
-            picture_nuisances(dataset, recording_id),
-            _filled(_relative_box(table, width=width, height=height)),
-            table["face_found"].to_numpy(dtype=np.float64)[:, None],
+            *seen,
             time_features(table["pts_s"].to_numpy(dtype=np.float64)),
             np.tile(np.array(constant, dtype=np.float64), (len(table), 1)),
         ]

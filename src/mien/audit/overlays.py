@@ -67,6 +67,9 @@ def check_overlays(dataset: Dataset) -> Check:
     Args:
         dataset: A prepared study.
     """
+    if not (dataset.recordings["num_frames"] > 0).any():
+        detail, advice = "Not checked: no pictures.", "Nothing: where nothing is shown, nothing is drawn."
+        return Check("overlays", "not checked", None, MIN_FRACTION, detail, advice)
     if dataset.crop == "none":
         return Check(
             "overlays",

@@ -25,6 +25,7 @@ from mien.evaluation.grouped import (
     describe_interval,
     exceeds,
     grouped_interval,
+    held_bound,
     is_known,
     out_of_fold_and_block,
     predictions_table,
@@ -33,8 +34,9 @@ from mien.evaluation.grouped import (
 from mien.evaluation.intervals import Interval
 from mien.evaluation.probe import ProbeConfig
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.encoders import Encoder, HogEncoder
+from mien.runtime.encoders import HogEncoder
 from mien.runtime.material import Material, probe_features
+from mien.runtime.sound_encoders import AnyEncoder, LogMelEncoder
 
 PEER = "peer"
 HELD_OUT = "held-out segment"
@@ -126,7 +128,7 @@ def held_out_segment_scores(
     *,
     splits: Sequence[Split],
     baselines: Sequence[PersonalBaseline],
-    encoder: Encoder | None = None,
+    encoder: AnyEncoder | None = None,
 ) -> dict[str, Interval]:
     """Score the probe on people AND stimuli that it never saw.
 
@@ -134,7 +136,7 @@ def held_out_segment_scores(
         material: Dataset and clips.
         splits: The folds of the models.
         baselines: The personal baselines of the models.
-        encoder: Frozen features; HOG where none is given.
+        encoder: Frozen features; where none is given HOG, of sound alone log-mel.
 
     Returns:
         Balanced accuracy by personal baseline (as text); empty for a study without two segments, or where the label
@@ -145,7 +147,7 @@ def held_out_segment_scores(
     if len(keys) < 2:
         return {}
     block_of = {key: number % MAX_BLOCKS for number, key in enumerate(keys)}
-    encoder = encoder or HogEncoder()
+    encoder = encoder or (HogEncoder() if material.sense == "video" else LogMelEncoder())
     people = sorted({name for split in splits for name in (*split.train, *split.validation, *split.test)})
     frames, features = probe_features(material, people, encoder=encoder, baseline=PersonalBaseline())
     block_of_clip = np.array([block_of.get(str(key), -1) for key in moments.key] + [-1])
@@ -224,8 +226,9 @@ def check_stimulus(
         advice = (
             "Read the score on held-out segments beside the usual one: it knows neither the people nor the stimuli."
         )
+    bound = held_bound(interval, threshold, clips=clips)
     return (
-        Check("stimulus-locking", "warn" if locked else "ok", interval.mean, threshold, detail, advice, evidence),
+        Check("stimulus-locking", "warn" if locked else "ok", bound, threshold, detail, advice, evidence),
         locked and not holds,
     )
 

@@ -9,7 +9,7 @@ import typer
 
 from mien.cli.data_commands import JsonOption, WeightsOption
 from mien.cli.errors import EXIT_REFUSED, print_json, reported, use_weights_directory
-from mien.cli.options import parse_folds, require_training
+from mien.cli.options import SeedOption, parse_folds, require_training
 from mien.core.progress import say
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ def audit(
         str | None, typer.Option("--target", help="Name of the target; without it, people and clocks are checked only.")
     ] = None,
     folds: Annotated[int, typer.Option("--folds", min=2, help="Folds of the checks that fit a model.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")] = 0,
+    seed: SeedOption = 0,
     pictures: Annotated[bool, typer.Option("--pictures", help="Show faces unblurred; you need consent.")] = False,
     weights_dir: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a dataset for what makes scores untrue: copies, leaks, nuisances. Exit 3 where a check fails."""
     use_weights_directory(weights_dir)
-    from mien.audit.run import AUDIT_FILE, run_audit, write_audit
+    from mien.audit.run import AUDIT_FILE, write_audit
+    from mien.audit.standalone import run_audit
     from mien.core.storage import read_json
     from mien.data.dataset import Dataset
     from mien.report.audit_report import write_audit_report
@@ -65,17 +66,22 @@ def plan(
     models: Annotated[str, typer.Option("--models", help="NAME[@BACKBONE][+BASELINE], separated by commas.")],
     folds: Annotated[str, typer.Option("--folds", help="Number of folds, or loo (one group each).")] = "5",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs of each phase.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the comparison.")] = 0,
+    seed: SeedOption = 0,
     config: Annotated[Path | None, typer.Option("--config", help="YAML with settings; see docs/compare.md.")] = None,
     baseline: Annotated[str, typer.Option("--baseline", help="Personal baseline of models that name none.")] = "none",
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="As in compare: random weights where pretrained ones can't be had.")
+    ] = False,
     metric: Annotated[str, typer.Option("--metric", help="The one metric that decides.")] = "balanced_accuracy",
     difference: Annotated[
         float, typer.Option("--smallest-difference", min=0.0, help="Smallest difference of interest.")
     ] = 0.05,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another plan that is there.")] = False,
+    weights_dir: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write down what will be compared before the data are looked at; a comparison that follows it is confirmatory."""
+    """Write down what will be compared before any score is looked at; a comparison that follows it is confirmatory."""
+    use_weights_directory(weights_dir)
     require_training("plan")
     from mien.core.storage import read_json
     from mien.crossval.plan import plan_lines, read_plan, write_plan
@@ -88,7 +94,7 @@ def plan(
         baseline=baseline,
         folds=parse_folds(folds),
         seed=seed,
-        settings=load_settings(config, epochs=epochs),
+        settings=load_settings(config, epochs=epochs, random_init=random_init),
         metric=metric,
         smallest_difference=difference,
         replace=replace,
@@ -115,5 +121,7 @@ def show_audit(result: dict[str, Any]) -> None:
         table.add_row(check["title"], Text(check["severity"], style=STYLES[check["severity"]]), said)
     console: Console = table_console()
     console.print(table)
+    for name, channel in result.get("channels", {}).items():
+        console.print(f"{name}: " + ("refused, dropped before any fit" if channel["refused"] else channel["verdict"]))
     for ids in result["merged_participants"]:
         console.print(f"Counted as one participant: {', '.join(ids)}")

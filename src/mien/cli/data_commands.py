@@ -162,6 +162,8 @@ def frames(
         for path in paths:
             typer.echo(path)
         say(f"{len(paths)} frames; their times are in {out / 'frames.csv'}.")
+    if (out / "failures.csv").is_file():
+        say(f"Not everything could be read: see {out / 'failures.csv'}.")
 
 
 @reported
@@ -281,8 +283,10 @@ def _coders_text(coders: dict[str, Any] | None) -> str:
 
 
 def _classes_text(target: dict[str, Any]) -> str:
-    """Return a target's classes; of two, the one that prevalence refers to, unless that is the target itself."""
+    """Return classes (of two, the one that prevalence refers to, unless that is the target), or a number's range."""
     classes = target["classes"]
+    if target["kind"] == "continuous":
+        return "" if target["low"] is None else f"{target['low']:.3g} to {target['high']:.3g}"
     if target["kind"] != "binary":
         return ", ".join(classes[:MAX_CLASSES_SHOWN]) + (", ..." if len(classes) > MAX_CLASSES_SHOWN else "")
     if len(classes) < 2:

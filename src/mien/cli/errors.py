@@ -47,7 +47,7 @@ def reported(command: Command) -> Command:
             say("Refused: " + " ".join(error.reasons))
             raise typer.Exit(EXIT_REFUSED) from error
         except KeyboardInterrupt as error:
-            say("Stopped. What was finished is kept; the same command goes on from there.")
+            say("Stopped. What was finished is kept; prepare, compare and train go on from there.")
             raise typer.Exit(EXIT_INTERRUPTED) from error
         except (typer.Exit, typer.Abort):
             raise

@@ -9,7 +9,7 @@ import typer
 
 from mien.cli.data_commands import JsonOption, WeightsOption
 from mien.cli.errors import print_json, reported, use_weights_directory
-from mien.cli.options import require_training
+from mien.cli.options import SeedOption, require_training
 from mien.core.progress import say
 
 
@@ -35,7 +35,10 @@ def explain(
         Path | None,
         typer.Option("--signals", help="Sensor export, for a model that uses signals."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")] = 0,
+    channel: Annotated[
+        str | None, typer.Option("--channel", help="Of a bundle of several channels: the one to explain.")
+    ] = None,
+    seed: SeedOption = 0,
     weights_dir: WeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +49,14 @@ def explain(
     from mien.explain.run import explain as explain_bundle
 
     options = ExplainOptions(
-        method=method, frames=frames, participants=participants, layer=layer, video=video, signals=signals, seed=seed
+        method=method,
+        frames=frames,
+        participants=participants,
+        layer=layer,
+        video=video,
+        signals=signals,
+        seed=seed,
+        channel=channel,
     )
     result = explain_bundle(bundle, source, out=out, options=options)
     if as_json:

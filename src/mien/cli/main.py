@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from mien.cli import audit_commands, data_commands, explain_commands, machine_commands, model_commands
+from mien.cli import (
+    audit_commands,
+    data_commands,
+    explain_commands,
+    export_commands,
+    machine_commands,
+    model_commands,
+    purge_commands,
+    serve_commands,
+    weights_commands,
+)
 
 app = typer.Typer(
     name="mien",
@@ -45,8 +55,12 @@ app.command("compare")(model_commands.compare)
 app.command("train")(model_commands.train)
 app.command("predict")(model_commands.predict)
 app.command("explain")(explain_commands.explain)
+app.command("export")(export_commands.export)
+app.command("serve")(serve_commands.serve)
 app.command("report")(model_commands.report)
+app.command("purge")(purge_commands.purge)
 app.command("models")(machine_commands.models)
+app.add_typer(weights_commands.app, name="weights")
 app.command("doctor")(machine_commands.doctor)
 
 

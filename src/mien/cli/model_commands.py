@@ -13,14 +13,13 @@ import typer
 from mien.cli.audit_commands import OverrideOption
 from mien.cli.data_commands import DryRunOption, JsonOption, WeightsOption
 from mien.cli.errors import print_json, reported, use_weights_directory
-from mien.cli.options import parse_folds, require_training
+from mien.cli.options import SeedOption, parse_folds, require_training
 from mien.core.errors import RefusedError, UserError
 from mien.core.labels import annotated_by
 from mien.core.progress import say
 
-TargetOption = Annotated[str, typer.Option("--target", help="Name of the target; `mien inspect` lists them.")]
+TargetOption = Annotated[str, typer.Option("--target", help="Target, several with commas, or all; see `mien inspect`.")]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", min=1, help="Most epochs of each phase.")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML with settings; see docs/compare.md.")]
 BaselineOption = Annotated[
     str,
@@ -86,7 +85,12 @@ def compare(
         advice = recommend_before(participants, folds=len(comparison.splits))
         show_estimate(estimate | {"recommendation": advice.to_json()}, as_json=as_json)
         return
-    report_path = run_comparison(comparison, command=shlex.join(["mien", *sys.argv[1:]]))
+    try:
+        report_path = run_comparison(comparison, command=shlex.join(["mien", *sys.argv[1:]]))
+    except RefusedError:
+        if as_json:  # a script reads the reasons where it would have read the scores
+            print_json(read_json(out / "comparison.json"))
+        raise
     result = read_json(out / "comparison.json")
     if as_json:
         print_json(result)
@@ -146,28 +150,55 @@ def train(
 @reported
 def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for timelines and plots.")],
+    videos: Annotated[list[Path], typer.Argument(help="Videos, and folders whose recordings are meant.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for timelines and pages.")],
     elan: Annotated[bool, typer.Option("--elan", help="Also write an .eaf file, to correct it in ELAN.")] = False,
     signals: Annotated[
         list[Path] | None,
         typer.Option("--signals", help="Sensor export of a video, for a model that looks at signals; one per video."),
     ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Also write an .mp4: the video with sound, and what is predicted under it.")
+    ] = False,
+    blur: Annotated[bool, typer.Option("--blur", help="Write that .mp4 with all faces covered.")] = False,
+    annotations: Annotated[
+        Path | None,
+        typer.Option("--annotations", help="Export, dataset or study: what is annotated, shown beside the prediction."),
+    ] = None,
+    purpose: Annotated[
+        str, typer.Option("--purpose", help="What it is predicted for; some purposes are refused.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Predict a timeline for each video: a CSV and a plot."""
-    from mien.predict.predictor import predict_files
+    """Predict a timeline and events for each video: tables and a page. What is done already isn't done again."""
+    from mien.predict.predictor import AllFailedError, predict_files
 
-    results = predict_files(bundle, videos=videos, out=out, elan=elan, signals=signals or ())
+    try:
+        results = predict_files(
+            bundle,
+            videos=videos,
+            out=out,
+            elan=elan,
+            signals=signals or (),
+            purpose=purpose,
+            video=video,
+            blur=blur,
+            annotations=annotations,
+        )
+    except AllFailedError as error:
+        if as_json:  # a script reads the reasons where it would have read the results
+            print_json(error.results)
+        raise
     if as_json:
         print_json(results)
         return
     for item in results:
         if "error" in item:
-            continue  # said when it happened
+            continue  # said already
+        files = [item[key] for key in ("timeline", "plot", "events", "truth", "elan", "annotated") if item.get(key)]
         say(
-            f"{item['video']}: {item['frames']} frames, face found in {item['faces']}; "
-            f"{item['timeline']}, {item['plot']}"
+            f"{item['video']}: {item['frames']} frames, face found in {item['faces']}, "
+            f"{item['abstained']} don't count; " + ", ".join(files)
         )
 
 
@@ -214,6 +245,7 @@ def show_scores(result: Mapping[str, Any]) -> None:
     """Print the scores of a comparison as a table."""
     from rich.table import Table
 
+    from mien.cli.channel_tables import show_channels
     from mien.cli.tables import table_console
 
     def text(score: dict[str, float | None]) -> str:
@@ -223,12 +255,14 @@ def show_scores(result: Mapping[str, Any]) -> None:
         return f"{score['mean']:.3f}" + ("" if low is None or high is None else f" [{low:.3f}, {high:.3f}]")
 
     metrics = ("balanced_accuracy", "f1", "auroc")
-    title = f"{result['target']}, {annotated_by(str(result['label_source']))}"
+    mean = ", mean over channels" if len(result.get("averaged_over") or []) > 1 else ""
+    title = f"{result.get('title') or result['target']}, {annotated_by(str(result['label_source']))}{mean}"
     table = Table("model", "balanced accuracy", "F1", "AUROC", title=title)
     rows = [(row["label"], row) for row in result["models"]]
     for name, row in [*rows, *_others(result)]:
         table.add_row(name, *(text(row[metric]) for metric in metrics))
     table_console().print(table)
+    show_channels(result)
     show_verdict(result)
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal
+from typing import Annotated, Literal
+
+import typer
 
 from mien.core.errors import UserError
+
+MAX_SEED = 2**32 - 1
+"""What numpy and torch take."""
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of everything that is random.")]
 
 
 def parse_folds(text: str) -> int | Literal["loo"]:

@@ -35,6 +35,10 @@ class Channel:
     aliases: tuple[str, ...] = field(default=())
 
 
+FACE_TOOLS = ("AFFDEX", "FACET", "OpenFace", "Py-Feat")
+"""Sources of signals that are a tool's ratings of a face: what such a tool says isn't measured on the person."""
+
+
 def _behaviours(group: ChannelGroup, **aliases: tuple[str, ...]) -> tuple[Channel, ...]:
     return tuple(
         Channel(name.replace("_", " "), "behaviour", group, aliases=others) for name, others in aliases.items()

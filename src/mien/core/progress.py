@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
@@ -21,6 +22,11 @@ from rich.progress import (
 PLAIN_LINE_EVERY_S = 10.0
 
 console = Console(stderr=True, highlight=False, emoji=False)
+
+Listener = Callable[[str, int, int], None]
+"""Is told what is done: description, steps that are done, steps in all."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 class Steps(Protocol):
@@ -43,6 +49,10 @@ def say(message: str) -> None:
 @contextlib.contextmanager
 def progress(description: str, *, total: int) -> Iterator[Steps]:
     """Show the progress of `total` steps."""
+    listener = _listener.get()
+    if listener is not None:
+        yield _HeardSteps(description, total=total, listener=listener)
+        return
     if not console.is_terminal:
         yield _PlainSteps(description, total=total)
         return
@@ -51,6 +61,32 @@ def progress(description: str, *, total: int) -> Iterator[Steps]:
         *columns, TimeRemainingColumn(), TextColumn("{task.fields[item]}", markup=False), console=console
     ) as bar:
         yield _BarSteps(bar, task=bar.add_task(description, total=total, item=""))
+
+
+@contextlib.contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Tell a listener about progress instead of the screen; for services."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class _HeardSteps:
+    def __init__(self, description: str, *, total: int, listener: Listener) -> None:
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._listener = listener
+
+    def __call__(self, item: str) -> None:
+        self._done += 1
+        self.note(item)
+
+    def note(self, text: str) -> None:
+        del text  # a listener counts steps
+        self._listener(self._description, self._done, self._total)
 
 
 class _BarSteps:

@@ -43,7 +43,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     aside = temporary.with_name(temporary.name + ".old")
     try:
         yield temporary
-        temporary.chmod(0o755)
+        _share(temporary)
         # Two renames: a kill between them leaves the old directory hidden and whole, never half deleted.
         if path.exists():
             path.rename(aside)
@@ -51,6 +51,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Let others read a folder that `mkdtemp` made private; so do the files of libraries that write through one."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def remove_leftovers(directory: Path, *, of: str = "") -> None:

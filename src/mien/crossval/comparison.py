@@ -27,7 +27,7 @@ class Findings:
     """What a finished comparison found, beside the scores.
 
     Attributes:
-        chance: Per model its test against chance.
+        chance: Per model its test against chance; empty for a mean over channels, which are tested one by one.
         calibration: Per model.
         abstention: Per model; None where one label describes more than a clip.
         groups: Per model its scores by group of people.
@@ -39,6 +39,8 @@ class Findings:
         confirmatory: Whether a plan was followed, which, and why not.
         configurations: How many were tried: this_run, on_this_target.
         coders: How far several coders agree (`mien.evaluation.ceiling.coder_facts`); None where there is one.
+        events: Per model what its events are worth (`mien.crossval.event_findings`).
+        no_events: Why there are none; None where there are.
     """
 
     chance: Mapping[str, Mapping[str, Any]]
@@ -53,6 +55,8 @@ class Findings:
     confirmatory: Mapping[str, Any]
     configurations: Mapping[str, int]
     coders: Mapping[str, Any] | None = None
+    events: Mapping[str, Any] = field(default_factory=dict)
+    no_events: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,16 +107,17 @@ def build_comparison(
     by_model = dict(iter(models.scores.groupby("model")))
     folds = len(splits)
     gaps = audit.leakage_gaps
-    result = _study_facts(dataset, clips=clips, audit=audit, verdict=findings.verdict, facts=facts)
+    result = study_facts(dataset, clips=clips, audit=audit, verdict=findings.verdict, facts=facts)
     result |= {
         "folds": folds,
         "recommended": dict(findings.recommended),
         "confirmatory": dict(findings.confirmatory),
         "configurations": dict(findings.configurations),
         "coders": findings.coders,
+        "no_events": findings.no_events,
         "models": [
-            _model(choice, scores=by_model[choice.text], models=models, folds=folds)
-            | _found(choice, findings=findings, gaps=gaps)
+            model_row(choice, scores=by_model[choice.text], models=models, folds=folds)
+            | found_row(choice, findings=findings, gaps=gaps)
             for choice in models.choices
         ],
         "selected": summarise_model(by_model["selected"], folds=folds) | {"chosen": list(findings.chosen)}
@@ -141,7 +146,7 @@ def build_refusal(*, dataset: Dataset, clips: ClipIndex, audit: Audit, facts: Ma
     """
     verdict = refuse(audit.refusal_reasons())
     empty: dict[str, Any] = {"models": [], "selected": None, "baselines": {}, "differences": None, "leakage_gap": None}
-    return _study_facts(dataset, clips=clips, audit=audit, verdict=verdict, facts=facts) | empty
+    return study_facts(dataset, clips=clips, audit=audit, verdict=verdict, facts=facts) | empty
 
 
 def models_without_weights(choices: Sequence[ModelChoice]) -> list[dict[str, str]]:
@@ -154,9 +159,10 @@ def models_without_weights(choices: Sequence[ModelChoice]) -> list[dict[str, str
     ]
 
 
-def _study_facts(
+def study_facts(
     dataset: Dataset, *, clips: ClipIndex, audit: Audit, verdict: Verdict, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return what a comparison says of study, target, audit and verdict, whether it was refused or not."""
     table = clips.table
     lengths_s = table["end_s"] - table["start_s"]
     seconds = lengths_s.groupby(table["participant_id"]).sum()
@@ -225,7 +231,8 @@ def exclusions(dataset: Dataset, clips: ClipIndex) -> list[dict[str, Any]]:
     return steps
 
 
-def _model(choice: ModelChoice, *, scores: pd.DataFrame, models: ComparedModels, folds: int) -> dict[str, Any]:
+def model_row(choice: ModelChoice, *, scores: pd.DataFrame, models: ComparedModels, folds: int) -> dict[str, Any]:
+    """Return what a comparison says of one model and its scores."""
     fits = models.fits[choice.text]
     histories = {int(fit["fold"]): fit["history"] for fit in fits}
     return {
@@ -241,15 +248,17 @@ def _model(choice: ModelChoice, *, scores: pd.DataFrame, models: ComparedModels,
     }
 
 
-def _found(choice: ModelChoice, *, findings: Findings, gaps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def found_row(choice: ModelChoice, *, findings: Findings, gaps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a comparison found of one model beside its scores."""
     name = choice.text
     own = [gap for gap in gaps if gap["backbone"] == choice.backbone] or list(gaps)
     gap = next((gap for gap in own if gap["baseline"] == str(choice.baseline)), own[0] if own else None)
     return {
-        "chance": findings.chance[name],
+        "chance": findings.chance.get(name),
         "calibration": findings.calibration.get(name),
         "abstention": findings.abstention.get(name),
         "groups": findings.groups.get(name, []),
         "resampled_sweep": findings.sweeps.get(name),
+        "events": findings.events.get(name),
         "leakage_gap": gap,
     }

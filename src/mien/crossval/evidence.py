@@ -17,7 +17,7 @@ from mien.crossval.comparison import ComparedModels
 from mien.crossval.selection import SELECTED
 from mien.crossval.setup import Comparison
 from mien.data.coders import coder_ratings
-from mien.data.targets import find_target
+from mien.data.targets import find_target, target_names
 from mien.evaluation.abstention import risk_coverage
 from mien.evaluation.calibration import calibration_scores, fit_calibration
 from mien.evaluation.ceiling import coder_facts
@@ -167,7 +167,8 @@ def calibrate(
         )
         rows = (predictions["fold"] == split.fold).to_numpy()
         calibrated[rows] = found.apply(predictions.loc[rows, logit_names].to_numpy(dtype=np.float64))
-        prior[rows] = _class_shares(own, scheme)
+        if own["target"].notna().any():  # a channel that nobody of a fold's inner split has a label of
+            prior[rows] = _class_shares(own, scheme)
         maps.append({"fold": split.fold, **found.to_json()})
     people = predictions["participant_id"].to_numpy(dtype=object)
     raw = predictions[[f"prob_{name}" for name in scheme.output_names]].to_numpy(dtype=np.float64)
@@ -194,14 +195,18 @@ def abstention_of(predictions: pd.DataFrame, *, scheme: LabelScheme, folds: int)
     )
 
 
-def groups_of(scores: pd.DataFrame, *, attributes: pd.DataFrame, folds: int) -> list[dict[str, Any]]:
-    """Return one model's scores by group of people."""
-    return scores_by_group(scores, attributes, folds=folds)
+def groups_of(
+    scores: pd.DataFrame, *, attributes: pd.DataFrame, folds: int, chance: float | None
+) -> list[dict[str, Any]]:
+    """Return one model's scores by group of people; `chance` is what it would score by luck, None where unknown."""
+    return scores_by_group(scores, attributes, folds=folds, chance=chance)
 
 
 def coders_of(comparison: Comparison) -> dict[str, Any] | None:
     """Return how far the target's coders agree, by the models' metric and participants; None where there is one."""
     tables = comparison.dataset.tables()
+    if comparison.clips.scheme.target not in target_names(tables):
+        return None  # a number's view, above the own median or not, is nothing that a coder said
     ratings = coder_ratings(tables, find_target(tables, comparison.clips.scheme.target))
     return coder_facts(ratings, scheme=comparison.clips.scheme, clips=comparison.clips.table)
 
@@ -242,6 +247,18 @@ def verdict_on(
     comparison: Comparison,
 ) -> Verdict:
     """Decide what may be claimed of the recommended model."""
+    return decide(evidence_on(recommended, models=models, chance=chance, audit=audit, comparison=comparison))
+
+
+def evidence_on(
+    recommended: Mapping[str, Any],
+    *,
+    models: ComparedModels,
+    chance: Mapping[str, Mapping[str, Any]],
+    audit: Audit,
+    comparison: Comparison,
+) -> Evidence:
+    """Gather what a verdict on the recommended model is decided on."""
     folds = len(comparison.splits)
     by_model = {str(name): rows for name, rows in models.scores.groupby("model")}
     name = str(recommended["name"])
@@ -249,23 +266,21 @@ def verdict_on(
     baseline = next(str(choice.baseline) for choice in models.choices if choice.text == name)
     faceless = {each: _mean_score(by_model[each]) for each in audit.faceless_references(baseline) if each in by_model}
     strongest = max(faceless, key=lambda each: faceless[each], default=None)
-    return decide(
-        Evidence(
-            scheme=comparison.clips.scheme,
-            participants=int(summary["independent"]["n"]),
-            label=models.labels[name],
-            score=summary["balanced_accuracy"],
-            chance=chance[name],
-            references=faceless,
-            above_references=None
-            if strongest is None
-            else paired_difference(models.scores, a=name, b=strongest, folds=folds),
-            selected=summarise_model(by_model[SELECTED], folds=folds)["balanced_accuracy"]
-            if SELECTED in by_model
-            else None,
-            num_models=len(models.choices),
-            overrides=audit.overrides,
-            stimulus_locked=audit.stimulus_locked,
-            synthetic=comparison.dataset.is_synthetic,
-        )
+    return Evidence(
+        scheme=comparison.clips.scheme,
+        participants=int(summary["independent"]["n"]),
+        label=models.labels[name],
+        score=summary["balanced_accuracy"],
+        chance=chance[name],
+        references=faceless,
+        above_references=None
+        if strongest is None
+        else paired_difference(models.scores, a=name, b=strongest, folds=folds),
+        selected=summarise_model(by_model[SELECTED], folds=folds)["balanced_accuracy"]
+        if SELECTED in by_model
+        else None,
+        num_models=len(models.choices),
+        overrides=audit.overrides,
+        stimulus_locked=audit.stimulus_locked,
+        synthetic=comparison.dataset.is_synthetic,
     )

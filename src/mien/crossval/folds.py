@@ -7,6 +7,7 @@ construction: a fresh model, and a seed derived from (seed, model, fold).
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,9 +30,13 @@ from mien.core.storage import (
 from mien.core.types import Split
 from mien.crossval.setup import Comparison, model_folder
 from mien.evaluation.scores import check_predictions
+from mien.evaluation.views import check_answers
 from mien.models.choice import ModelChoice
 from mien.training.checkpoints import Checkpoints
 from mien.training.model_fit import fit_model
+
+FIT_FILE = "fit.json"
+"""What a fit was made by and of: its `run_id` is that of the comparison's configuration, so that no other uses it."""
 
 VALIDATION_FILE = "validation.parquet"
 """Predictions of the inner split, by weights that never saw it: what may choose a model or calibrate it."""
@@ -48,8 +53,9 @@ def fold_seed(seed: int, *, model: str, fold: int) -> int:
 
 def fit_all(comparison: Comparison) -> list[dict[str, str]]:
     """Fit every fold of every model that isn't there; return the models that failed, and why."""
+    _remove_others(comparison)
     pairs = [(choice, split) for choice in comparison.choices for split in comparison.splits]
-    missing = [pair for pair in pairs if not (comparison.fold_path(*pair) / "fit.json").is_file()]
+    missing = [pair for pair in pairs if not (comparison.fold_path(*pair) / FIT_FILE).is_file()]
     if len(missing) < len(pairs):
         say(f"{len(pairs) - len(missing)} of {len(pairs)} fits are there already; going on with the rest.")
     failed: dict[str, dict[str, str]] = {}
@@ -62,6 +68,23 @@ def fit_all(comparison: Comparison) -> list[dict[str, str]]:
                     failed[choice.text] = _record_failure(comparison, choice, error)
             advance(f"{choice.label} fold {split.fold}")
     return list(failed.values())
+
+
+def _remove_others(comparison: Comparison) -> None:
+    """Remove fits of another configuration, which a comparison that was refused later can have left here.
+
+    A fit that doesn't say whose it is counts as another's: it is made again rather than believed.
+    """
+    others = [
+        path.parent
+        for path in sorted((comparison.out / "folds").glob(f"*/*/{FIT_FILE}"))
+        if read_json(path).get("run_id") != comparison.run_id
+    ]
+    if others:
+        count = "1 fit" if len(others) == 1 else f"{len(others)} fits"
+        say(f"{count} of another comparison in {comparison.out / 'folds'} can't be used here and will be replaced.")
+    for folder in others:
+        shutil.rmtree(folder)
 
 
 def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_epoch: Callable[[str], None]) -> None:
@@ -84,17 +107,19 @@ def _fit_fold(comparison: Comparison, choice: ModelChoice, split: Split, *, on_e
     rows, logits = fitted.predict(split.test)
     predictions = predictions_table(rows, logits, comparison=comparison, choice=choice, fold=split.fold)
     # Here, so that a network that diverged is left out of the comparison instead of ending it.
-    check_predictions(predictions, comparison.clips.scheme)
+    check = check_answers if comparison.clips.scheme.channels else check_predictions
+    check(predictions, scheme=comparison.clips.scheme)
     inner_rows, inner_logits = fitted.predict_inner(split.validation)
     inner = predictions_table(inner_rows, inner_logits, comparison=comparison, choice=choice, fold=split.fold)
     with atomic_directory(path) as temporary:
         write_parquet(temporary / VALIDATION_FILE, inner)
         write_parquet(temporary / "predictions.parquet", predictions)
         fitted.save_weights(temporary / "weights.safetensors")
-        facts = {"model": choice.text, "fold": split.fold, "seed": seed, **fitted.facts()}
+        facts = {"run_id": comparison.run_id, "model": choice.text, "fold": split.fold, "seed": seed}
+        facts |= fitted.facts()
         if sweepable(choice, comparison.clips.scheme):
             facts["resampled_sweep"] = fitted.sweep(split.test, seed=seed).to_dict("records")
-        write_json(temporary / "fit.json", facts)
+        write_json(temporary / FIT_FILE, facts)
     checkpoints.remove()
 
 
@@ -113,11 +138,14 @@ def predictions_table(
     table.insert(0, "run", comparison.run_id)
     table.insert(1, "model", choice.text)
     table.insert(2, "fold", fold)
-    probabilities = scheme.probabilities(logits)
+    answers = scheme.answers(logits)
     for column, name in enumerate(scheme.output_names):
         table[f"logit_{name}"] = logits[:, column].astype(np.float64)
-    for column, name in enumerate(scheme.output_names):
-        table[f"prob_{name}"] = probabilities[:, column]
+    for column, name in enumerate(scheme.output_columns):
+        table[name] = answers[:, column]
+    # Where the target has channels, `target` is what folds were stratified by.
+    for name in scheme.target_columns:
+        table[name] = rows[name].to_numpy(dtype=np.float64)
     table["target"] = rows["target"].astype("Int64").to_numpy()
     table["face_found"] = rows["face_found"].to_numpy()
     return table
@@ -144,4 +172,4 @@ def collect_predictions(comparison: Comparison, fitted: Sequence[ModelChoice], *
 
 def fit_facts(comparison: Comparison, choice: ModelChoice) -> list[dict[str, Any]]:
     """Return what `fit.json` says of each fold."""
-    return [read_json(comparison.fold_path(choice, split) / "fit.json") for split in comparison.splits]
+    return [read_json(comparison.fold_path(choice, split) / FIT_FILE) for split in comparison.splits]

@@ -1,8 +1,9 @@
 """`mien plan`: what will be compared, written down and hashed before the data are looked at (EVALUATION.md, section 5).
 
-A comparison that follows a plan is confirmatory; any other is exploratory, however it came out. The hash shows that a
-plan wasn't edited afterwards; cite it (a preregistration, a mail to a colleague), because whoever holds the files can
-write another plan with another hash.
+A comparison that follows a plan is confirmatory; any other is exploratory, however it came out. So is one whose plan
+was written after a score on the target had been seen: of a comparison, of a training, or of an audit's probe. The hash
+shows that a plan wasn't edited afterwards; cite it (a preregistration, a mail to a colleague), because whoever holds
+the files can write another plan with another hash.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any, Literal
 
 from mien.core.errors import UserError, unknown_name
 from mien.core.storage import digest_of, read_json, to_jsonable, write_json
-from mien.crossval.attempts import count_configurations, count_runs, model_name, utc_now
+from mien.data.attempts import count_configurations, count_runs, describe_runs, utc_now
 from mien.data.clips import build_clips
 from mien.data.dataset import Dataset
 from mien.data.splits import make_folds
 from mien.evaluation.power import ALPHA, detectable_difference
 from mien.evaluation.scores import INTERVAL_METRICS
-from mien.models.choice import ModelChoice, parse_models
+from mien.models.choice import ModelChoice, needs_of, parse_models
+from mien.training.checks import check_model
 from mien.training.settings import FitSettings
 
 PLAN_FILE = "plan.json"
@@ -49,7 +51,7 @@ class Plan:
     Attributes:
         target: The target.
         metric: The one metric that decides; one of `INTERVAL_METRICS`.
-        models: Models with backbone and personal baseline (`model_name`), sorted.
+        models: Models with backbone and personal baseline (`ModelChoice.full_name`), sorted.
         folds: Number of folds.
         seed: Seed of the comparison.
         settings: How models are fitted (`FitSettings.to_json`).
@@ -60,10 +62,12 @@ class Plan:
         detectable_difference: Difference that is found with 80 % power, at a spread of `ASSUMED_SD`; None for fewer
             than 2 participants.
         created: UTC time, ISO 8601.
-        runs_before: Comparisons that had been run on the target before.
+        runs_before: Comparisons, trainings and audits that had been run on the target before.
         configurations_before: Configurations that had been tried on it before.
         replaces: Hashes of the plans that this one replaced, oldest first.
         mien: Version that wrote it.
+        looks_before: The same runs in words, such as "1 audit"; empty where there were none, and in plans of versions
+            that counted comparisons alone.
     """
 
     target: str
@@ -82,11 +86,18 @@ class Plan:
     configurations_before: int
     replaces: tuple[str, ...]
     mien: str
+    looks_before: str = ""
 
     @property
     def hash(self) -> str:
         """Digest of everything above."""
-        return digest_of(asdict(self))
+        # Plans from before there was `looks_before` keep their hash.
+        return digest_of({key: value for key, value in asdict(self).items() if key != "looks_before" or value})
+
+    def runs(self) -> str:
+        """Say what had been run on the target before the plan was written."""
+        count = self.runs_before
+        return self.looks_before or ("1 comparison" if count == 1 else f"{count} comparisons")
 
     def same_as(self, other: Plan) -> bool:
         """Return whether another plan says the same, whenever it was written."""
@@ -148,8 +159,8 @@ def write_plan(
         Path of the plan.
 
     Raises:
-        UserError: An unknown target, model or metric, folds that the data don't allow, a difference or level out of
-            range, a plan that was edited, or another plan without `replace`.
+        UserError: An unknown target, model or metric, weights that can't be had, folds that the data don't allow, a
+            difference or level out of range, a plan that was edited, or another plan without `replace`.
     """
     if metric not in INTERVAL_METRICS:
         raise unknown_name("metric", got=metric, allowed=INTERVAL_METRICS)
@@ -159,7 +170,12 @@ def write_plan(
             "above 0 and below .5."
         )
     dataset = Dataset.open(dataset_path)
-    clips = build_clips(dataset, target=target)
+    choices = parse_models(models, default_baseline=baseline)
+    settings = settings or FitSettings()
+    for choice in choices:  # a plan that can't be followed is none
+        check_model(choice, dataset=dataset, settings=settings)
+    clips = build_clips(dataset, target=target, needs=needs_of(choices))
+    target = clips.scheme.target  # `all` and a list with spaces are written as what they mean
     num_folds = len(make_folds(clips, folds=folds, seed=seed))
     participants = int(clips.table["group"].nunique())
     detectable = detectable_difference(participants, sd=ASSUMED_SD, folds=num_folds, alpha=alpha)
@@ -168,10 +184,10 @@ def write_plan(
     plan = Plan(
         target=target,
         metric=metric,
-        models=_names(parse_models(models, default_baseline=baseline)),
+        models=_names(choices),
         folds=num_folds,
         seed=seed,
-        settings=to_jsonable((settings or FitSettings()).to_json()),
+        settings=to_jsonable(settings.to_json()),
         smallest_difference=float(smallest_difference),
         alpha=float(alpha),
         dataset_hash=dataset.content_hash,
@@ -182,6 +198,7 @@ def write_plan(
         configurations_before=count_configurations(dataset.path, target),
         replaces=() if there is None else (*there.replaces, there.hash),
         mien=version("mien"),
+        looks_before=describe_runs(dataset.path, target),
     )
     if there is not None and there.same_as(plan):
         return path
@@ -202,6 +219,8 @@ def read_plan(path: Path) -> Plan:
     """
     values = read_json(path)
     names = {field.name for field in fields(Plan)}
+    if isinstance(values, dict):
+        values.setdefault("looks_before", "")
     if not isinstance(values, dict) or set(values) != names | {"hash"}:
         raise UserError(f"{path} isn't a plan of this mien. `mien plan` writes one.")
     given = values.pop("hash")
@@ -222,8 +241,8 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     if plan.runs_before:
         lines.append(
-            f"{_runs(plan.runs_before)} ({_configurations(plan.configurations_before)}) had been run on this target "
-            "before: the data have been looked at, so no comparison that follows this plan is confirmatory."
+            f"{plan.runs()} ({_configurations(plan.configurations_before)}) had been run on this target before: the "
+            "outcome has been looked at, so no comparison that follows this plan is confirmatory."
         )
     if plan.detectable_difference is None:
         return [*lines, "Too few participants to say which difference could be found."]
@@ -250,8 +269,9 @@ def check_plan(
 ) -> Confirmatory:
     """Say whether a comparison is confirmatory.
 
-    It is where a plan was written before anything was tried on the target (`attempts.csv` says), and where target,
-    metric, models, baselines, folds, seed, settings, level and data are those of the plan.
+    It is where a plan was written before anybody saw a score on the target (`attempts.csv` says: of comparisons,
+    trainings and audits), and where target, metric, models, baselines, folds, seed, settings, level and data are those
+    of the plan.
 
     Args:
         dataset_path: The dataset.
@@ -286,20 +306,18 @@ def check_plan(
     if other:
         reason = f"The run isn't the one that plan {plan.hash} describes; what differs: {', '.join(other)}."
         return Confirmatory(False, plan.hash, reason)
-    runs = max(plan.runs_before, count_runs(dataset.path, target, before=plan.created))
-    if runs:
-        reason = f"{_runs(runs)} had been run on {target!r} before plan {plan.hash} was written."
+    logged = count_runs(dataset.path, target, before=plan.created)
+    if logged or plan.runs_before:
+        # Where the log is gone, the plan remembers.
+        runs = describe_runs(dataset.path, target, before=plan.created) if logged >= plan.runs_before else plan.runs()
+        reason = f"{runs} had been run on {target!r} before plan {plan.hash} was written."
         return Confirmatory(False, plan.hash, reason)
-    reason = f"The run follows plan {plan.hash}, written on {plan.created} before anything was tried on {target!r}."
+    reason = f"The run follows plan {plan.hash}, written on {plan.created} before any score on {target!r} was seen."
     return Confirmatory(True, plan.hash, reason)
 
 
 def _names(choices: Sequence[ModelChoice]) -> tuple[str, ...]:
-    return tuple(sorted(model_name(choice) for choice in choices))
-
-
-def _runs(count: int) -> str:
-    return "1 comparison" if count == 1 else f"{count} comparisons"
+    return tuple(sorted(choice.full_name for choice in choices))
 
 
 def _configurations(count: int) -> str:

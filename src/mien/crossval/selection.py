@@ -7,7 +7,7 @@ split, which no weights saw, and only that model's predictions of the fold's tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 
 from mien.core.labels import LabelScheme
 from mien.evaluation.scores import participant_scores, summarise_model
+from mien.evaluation.views import mean_over_channels
 from mien.models.choice import ModelChoice
 
 SELECTED = "selected"
@@ -35,16 +36,58 @@ def choose_per_fold(
         Per fold: fold, model, label, inner_score (None where no participant of the inner split has all classes in
         any model; the first model is taken then).
     """
+    tables = dict(iter(inner.groupby("fold", sort=True)))
+
+    def scores_in(fold: int, choice: ModelChoice) -> pd.DataFrame:
+        rows = tables[fold]
+        return participant_scores(rows[rows["model"] == choice.text], scheme)
+
+    return _chosen([int(str(fold)) for fold in tables], choices=choices, scores_in=scores_in)
+
+
+def choose_over_channels(
+    inner: Mapping[str, pd.DataFrame],
+    *,
+    schemes: Mapping[str, LabelScheme],
+    folds: Sequence[int],
+    choices: Sequence[ModelChoice],
+) -> list[dict[str, Any]]:
+    """Choose a model in each fold for all channels, by the mean over channels of its balanced accuracy.
+
+    Args:
+        inner: Per channel its binary predictions of the inner splits.
+        schemes: Per channel its binary view.
+        folds: Numbers of the folds.
+        choices: The models, as for `choose_per_fold`.
+
+    Returns:
+        As `choose_per_fold`.
+    """
+
+    def scores_in(fold: int, choice: ModelChoice) -> pd.DataFrame:
+        own = {
+            channel: participant_scores(rows, schemes[channel])
+            for channel, table in inner.items()
+            if len(rows := table[(table["fold"] == fold) & (table["model"] == choice.text)])
+        }
+        return mean_over_channels(own) if own else pd.DataFrame()
+
+    return _chosen(folds, choices=choices, scores_in=scores_in)
+
+
+def _chosen(
+    folds: Sequence[int], *, choices: Sequence[ModelChoice], scores_in: Callable[[int, ModelChoice], pd.DataFrame]
+) -> list[dict[str, Any]]:
     chosen = []
-    for fold, rows in inner.groupby("fold", sort=True):
+    for fold in folds:
         best, best_score = choices[0], float("-inf")
         for choice in choices:
-            own = participant_scores(rows[rows["model"] == choice.text], scheme)
-            score = summarise_model(own, folds=None)["balanced_accuracy"]["mean"]
+            own = scores_in(fold, choice)
+            score = summarise_model(own, folds=None)["balanced_accuracy"]["mean"] if len(own) else float("nan")
             if np.isfinite(score) and score > best_score:
                 best, best_score = choice, float(score)
         known = best_score if np.isfinite(best_score) else None
-        chosen.append({"fold": int(str(fold)), "model": best.text, "label": best.label, "inner_score": known})
+        chosen.append({"fold": fold, "model": best.text, "label": best.label, "inner_score": known})
     return chosen
 
 

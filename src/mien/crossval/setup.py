@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mien.audit.check import check_overrides
-from mien.audit.run import Audit, audit_people
+from mien.audit.run import Audit, audit_target
 from mien.core.errors import UserError, unknown_name
+from mien.core.labels import LabelScheme
 from mien.core.storage import check_output_folder, digest_of, read_json
 from mien.core.types import Split
 from mien.crossval.plan import Confirmatory, check_plan
-from mien.data.clips import ClipIndex, build_clips
+from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.data.splits import make_folds
-from mien.models.choice import ModelChoice, parse_models
+from mien.models.choice import ModelChoice, needs_of, parse_models
 from mien.training.checks import check_baseline, check_model, weights_digest
 from mien.training.settings import FitSettings
 
@@ -37,6 +38,7 @@ class Comparison:
         audit: What was checked so far: people and labels. The rest needs the folds, and is checked by the run.
         reference: The model that all others are held against.
         confirmatory: Whether a plan is followed, which, and why not (see `mien.crossval.plan`).
+        asked: What was asked for. Of a target of several channels `clips` hold those that no check refuses.
     """
 
     dataset: Dataset
@@ -49,12 +51,20 @@ class Comparison:
     audit: Audit
     reference: ModelChoice
     confirmatory: Confirmatory | None = None
+    asked: LabelScheme | None = None
+
+    @property
+    def target(self) -> str:
+        """The target that was asked for, its refused channels among it."""
+        return self.clips.scheme.target if self.asked is None else self.asked.target
 
     def configuration(self) -> dict[str, Any]:
         """Return what decides the result; two runs with the same have the same predictions."""
-        return {
+        # Which channels are fitted follows from the data and from what is overridden.
+        channels = {"overrides": list(self.audit.overrides)} if self.audit.channels else {}
+        return channels | {
             "dataset_hash": self.dataset.content_hash,
-            "target": self.clips.scheme.target,
+            "target": self.target,
             "unit": self.clips.scheme.unit,
             "models": [choice.text for choice in self.choices],
             "baselines": [str(choice.baseline) for choice in self.choices],
@@ -118,19 +128,24 @@ def plan_comparison(
     for choice in choices:
         check_model(choice, dataset=dataset, settings=settings)
     held_against = _reference(choices, name=reference)
-    audit = audit_people(
-        dataset, clips=build_clips(dataset, target=target), overrides=check_overrides(overrides), seed=seed
+    clips, audit = audit_target(
+        dataset, target=target, needs=needs_of(choices), overrides=check_overrides(overrides), seed=seed
     )
     assert audit.clips is not None, "an audit with a target has its clips"
     if audit.refusals:
-        refused = Comparison(dataset, audit.clips, choices, (), settings, seed, out, audit, held_against)
+        refused = Comparison(
+            dataset, audit.clips, choices, (), settings, seed, out, audit, held_against, asked=clips.scheme
+        )
         _check_run_folder(refused)
         return refused
     splits = tuple(make_folds(audit.clips, folds=folds, seed=seed))
     for choice in choices:
         check_baseline(choice, dataset=dataset, clips=audit.clips)
-    plan = check_plan(dataset.path, target=target, models=choices, folds=len(splits), seed=seed, settings=settings)
-    comparison = Comparison(dataset, audit.clips, choices, splits, settings, seed, out, audit, held_against, plan)
+    planned = clips.scheme.target
+    plan = check_plan(dataset.path, target=planned, models=choices, folds=len(splits), seed=seed, settings=settings)
+    comparison = Comparison(
+        dataset, audit.clips, choices, splits, settings, seed, out, audit, held_against, plan, clips.scheme
+    )
     _check_run_folder(comparison)
     return comparison
 
@@ -150,19 +165,46 @@ def _reference(choices: Sequence[ModelChoice], *, name: str | None) -> ModelChoi
     return found
 
 
+def keep_finished(comparison: Comparison, *, audit: Audit) -> None:
+    """Refuse to put a refusal in the place of scores that were made under other overrides.
+
+    Args:
+        comparison: The comparison.
+        audit: Its audit, which refuses.
+
+    Raises:
+        UserError: The run's folder holds a finished comparison.
+    """
+    result = comparison.out / "comparison.json"
+    if not result.is_file() or read_json(result).get("verdict") == "refused":
+        return
+    made, given = (
+        ", ".join(f"--override {name}" for name in names) or "no override"
+        for names in (read_json(comparison.out / "run.json").get("overrides") or (), audit.overrides)
+    )
+    refusing = ", ".join(check.name for check in audit.refusals)
+    raise UserError(
+        f"{comparison.out} holds a finished comparison that was made with {made}; with {given} the audit refuses it "
+        f"({refusing}). Its scores are kept: repeat it with the same overrides, or give another --out."
+    )
+
+
 def _check_run_folder(comparison: Comparison) -> None:
     manifest = comparison.out / "run.json"
     if not manifest.is_file():
         return
     there = read_json(manifest)
     if there.get("refused") or there.get("run_id") == comparison.run_id:
-        return  # a refusal holds no fits that could be mixed up
-    asked = comparison.configuration()
-    others = (
-        ", ".join(key for key, value in _digests(asked).items() if _digests(there).get(key) != value) or "a version"
-    )
+        return  # fits that an earlier comparison left beside a refusal are known by their run_id (`folds.fit_all`)
+    # Where the audit refuses before anybody can be split, nothing can be said of folds.
+    unknown = () if comparison.splits else ("folds", "splits")
+    asked = {key: value for key, value in comparison.configuration().items() if key not in unknown}
+    differing = [key for key, value in _digests(asked).items() if _digests(there).get(key) != value]
+    if comparison.audit.refusals and set(differing) <= {"overrides"}:
+        keep_finished(comparison, audit=comparison.audit)
+        return
     raise UserError(
-        f"{comparison.out} holds another comparison (it differs in: {others}). "
+        f"{comparison.out} holds another comparison (it differs in: {', '.join(differing) or 'a version'}). "
         "Give another --out, or remove that folder."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from mien.core.storage import read_json
 from mien.core.types import Audio, CropKind, FaceChoice, FaceTrack
 from mien.data.layouts import CODED_COLUMNS, SEGMENT_COLUMNS, empty_table
 from mien.data.pictures import BOX_COLUMNS, tracks_of
+from mien.data.ratings import ToolRatings, tool_channels
 from mien.data.signals import read_signals
 from mien.data.targets import TargetSummary, TargetTables, summarise_targets, unusable_targets
 from mien.media.faces import median_panel
 from mien.media.signals import SignalTable
+
+_BLOCK_SAMPLES = 1 << 16
 
 FORMAT = 2
 """Version of the files' layout; another one is refused."""
@@ -55,6 +59,22 @@ def sample_ends(pts_s: NDArray[np.float64], *, fps: float) -> NDArray[np.float64
     [0.4, 1.4, 3.0]
     """
     return np.asarray(np.minimum(np.append(pts_s[1:], np.inf)[: len(pts_s)], pts_s + 1.0 / fps))
+
+
+def num_moments(duration_s: float, *, fps: float) -> int:
+    """Return at how many moments a sound of so many seconds is asked about, 1 / `fps` s apart, the first at its start.
+
+    >>> num_moments(3.3, fps=1.0), num_moments(3.0, fps=2.0), num_moments(0.1, fps=1.0)
+    (4, 6, 1)
+    """
+    # A sound that ends a rounding error behind a moment has no moment there.
+    return max(1, math.ceil(round(duration_s * fps, 6)))
+
+
+def _varies(samples: NDArray[np.int16]) -> bool:
+    """Return whether any sample differs from the first; blocks, so that an hour isn't read to know it."""
+    blocks = range(0, len(samples), _BLOCK_SAMPLES)
+    return any(bool((samples[start : start + _BLOCK_SAMPLES] != samples[0]).any()) for start in blocks)
 
 
 class Dataset:
@@ -184,7 +204,8 @@ class Dataset:
     def samples(self) -> pd.DataFrame:
         """All sampled frames: recording_id, frame (row in the crops), pts_s, end_s, face_found.
 
-        A sample lasts until the next one, at most one sampling interval (s).
+        A sample lasts until the next one, at most one sampling interval (s). A recording without a picture has moments
+        instead, see `frames`.
         """
         parts = [self._samples_of(str(recording_id)) for recording_id in self.recordings["recording_id"]]
         return pd.concat(parts, ignore_index=True)
@@ -196,8 +217,11 @@ class Dataset:
         number in `tracks` (-1 where the face isn't seen); and how well the face can be seen (`mien.media.quality`):
         sharpness (variance of the Laplacian at 112 px), face_px (longer side of the box), yaw_proxy, pitch_proxy,
         roll_deg (from the landmarks), brightness (mean luma of the face, 0..255).
+
+        A recording of sound alone has a moment every 1 / `fps` s from the start of its sound, and a face in none.
         """
-        return pd.read_parquet(self._folder(recording_id) / "frames.parquet")
+        frames = pd.read_parquet(self._folder(recording_id) / "frames.parquet")
+        return frames if self.has_pictures(recording_id) else self._moments(recording_id, like=frames)
 
     def tracks(self, recording_id: str) -> tuple[FaceTrack, ...]:
         """Return everyone whose face was seen in a recording, the participant among them; empty without a picture."""
@@ -226,7 +250,25 @@ class Dataset:
     def has_crop(self, recording_id: str) -> NDArray[np.bool_]:
         """Return for each sampled frame (N,) whether its crop shows something: under `crop=face` a face was found."""
         found = self.frames(recording_id)["face_found"].to_numpy(dtype=bool)
-        return found if self.crop == "face" else np.ones_like(found)
+        return found if self.crop == "face" or not self.has_pictures(recording_id) else np.ones_like(found)
+
+    def has_pictures(self, recording_id: str) -> bool:
+        """Return whether a recording shows anything: False where it is sound alone."""
+        return (self._folder(recording_id) / "crops.npy").is_file()
+
+    def has_sound(self, recording_id: str) -> bool:
+        """Return whether anything can be heard: False without sound, and where every sample is the same (muted)."""
+        return recording_id in self._heard
+
+    @cached_property
+    def _heard(self) -> frozenset[str]:
+        """Recordings with sound; a muted track is as long as any other, so samples are looked at, from the start."""
+        heard = set[str]()
+        for recording_id in self.recordings["recording_id"]:
+            audio = self.audio(str(recording_id))
+            if audio is not None and _varies(audio.samples):
+                heard.add(str(recording_id))
+        return frozenset(heard)
 
     def crops(self, recording_id: str) -> NDArray[np.uint8]:
         """Return the crops (N, size_px, size_px, 3) uint8 RGB, memory-mapped; zeros where a face wasn't found.
@@ -272,6 +314,11 @@ class Dataset:
         """Unit by name of every channel that any recording has."""
         return dict(self.info["signals"])
 
+    @property
+    def tool_channels(self) -> dict[str, str]:
+        """Which of the signals are a tool's ratings of a face, with the tool; they can be targets, not inputs."""
+        return tool_channels(self.info.get("signal_sources", {}))
+
     def tables(self) -> TargetTables:
         """Return what targets are made of."""
         return TargetTables(
@@ -284,6 +331,8 @@ class Dataset:
             unit=self.info["study"]["unit"],
             needs_face=self.crop == "face",
             annotator=self.annotator,
+            ratings=ToolRatings(tools=self.tool_channels, read=self.signals),
+            sound_only=frozenset(self.recordings.loc[self.recordings["num_frames"] == 0, "recording_id"].astype(str)),
         )
 
     def targets(self) -> list[TargetSummary]:
@@ -294,10 +343,19 @@ class Dataset:
         """Return the name of each scheme and attribute that `targets()` leaves out, and why."""
         return unusable_targets(self.tables())
 
+    def _moments(self, recording_id: str, *, like: pd.DataFrame) -> pd.DataFrame:
+        """Return the moments of a recording of sound alone, as a table of frames in which nobody is seen."""
+        audio = self.audio(recording_id)
+        count = 0 if audio is None else num_moments(len(audio.samples) / audio.rate_hz, fps=self.fps)
+        start_s = 0.0 if audio is None else audio.start_s
+        frames = np.arange(count)
+        table = like.reindex(range(count))
+        table = table.assign(frame=frames, pts_s=start_s + frames / self.fps, face_found=False, track=-1)
+        known = ["frame", "pts_s", "face_found", "track"]
+        return table.astype({name: like[name].dtype for name in known})
+
     def _samples_of(self, recording_id: str) -> pd.DataFrame:
-        frames = pd.read_parquet(
-            self._folder(recording_id) / "frames.parquet", columns=["frame", "pts_s", "face_found"]
-        )
+        frames = self.frames(recording_id)[["frame", "pts_s", "face_found"]]
         end_s = sample_ends(frames["pts_s"].to_numpy(dtype=np.float64), fps=self.fps)
         return frames.assign(recording_id=recording_id, end_s=end_s)[
             ["recording_id", "frame", "pts_s", "end_s", "face_found"]

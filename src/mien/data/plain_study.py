@@ -189,6 +189,11 @@ def _read_recordings(root: Path, *, problems: list[Problem]) -> tuple[list[Recor
         wanted={name: (name,) for name in RECORDING_COLUMNS[:2]},
         optional={name: (name,) for name in RECORDING_COLUMNS[2:]},
     )
+    if not table.rows:
+        raise UserError(
+            f"{path} has no rows below its header. Write one per recording: media (its file, counted from {root}) and "
+            "participant."
+        )
     attributes = typed_attributes(
         [{name: cell for name, cell in row.cells.items() if name not in RECORDING_COLUMNS} for row in table.rows]
     )

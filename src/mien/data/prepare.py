@@ -15,6 +15,7 @@ import pandas as pd
 
 from mien.core.errors import UserError
 from mien.core.progress import progress
+from mien.core.purpose import check_purpose
 from mien.core.storage import digest_of, read_json, remove_leftovers, write_csv, write_json, write_parquet
 from mien.core.types import Problem
 from mien.data.dataset import FORMAT, INFO_FILE, RECORDING_COLUMNS, Dataset
@@ -55,9 +56,11 @@ def prepare(
 
     Raises:
         UserError: No study, an `out` that holds something else, or no recording that can be used.
+        RefusedError: The study's purpose is hiring, employment or education.
     """
     study_root, out, config = Path(study_root), Path(out), config or PrepareConfig()
     study = find_study(study_root, layout=config.layout, media=config.media)
+    check_purpose(study.purpose, where="study.yaml")
     if dry_run:
         return estimate_work(study, config=config)
     if config.speech != "none":
@@ -202,6 +205,7 @@ def _write_tables(
         "config": dict(settings),
         "attributes": attributes,
         "signals": _signal_units(signals),
+        "signal_sources": _signal_sources(signals),
         "num_recordings": len(recordings),
         "num_participants": recordings["participant_id"].nunique(),
         "num_failures": len(problems),
@@ -238,6 +242,15 @@ def _signal_units(signals: Mapping[str, Facts]) -> dict[str, str]:
     return dict(sorted(units.items()))
 
 
+def _signal_sources(signals: Mapping[str, Facts]) -> dict[str, str]:
+    """Return the sensor or tool of every channel that any recording has."""
+    sources: dict[str, str] = {}
+    for fact in signals.values():
+        for name, source in zip(fact["names"], fact["sources"], strict=True):
+            sources.setdefault(name, source)
+    return dict(sorted(sources.items()))
+
+
 def _ended(table: pd.DataFrame, column: str, *, facts: Sequence[Facts]) -> pd.DataFrame:
     """Return intervals without an end as ending with their recording."""
     ends_s = {fact["recording_id"]: fact["duration_s"] for fact in facts}
@@ -249,6 +262,14 @@ _LATE = (
     "They are kept, but no frame can have them. Correct the times (a plain study's are in s from the start of the "
     "recording) or the match of table and recording, and run prepare again."
 )
+NEAR_S = 0.5
+"""Clocks of exports are off by so much; what they put before the recording by less is cut without a word."""
+
+FAR_S = 60.0
+"""An annotation that ends by more than this, and by more than the recording's length, after it has an end that nobody
+saw: a typing error, or a time in ms. By less it may be of another cut; the audit's clock check fails then."""
+
+_OUTSIDE = "Correct the times (s from the start of the recording) and run prepare again, or leave it if that is meant."
 _PROBLEM_COLUMNS = ["recording", "stage", "reason", "advice"]
 _CONTENT = ("recording_id", "participant_id", "group", "session", "camera", "attributes", "sha256")
 
@@ -285,7 +306,35 @@ def _annotations_table(study: Study, *, facts: Sequence[Facts], face: str) -> tu
     ]
     table = table.drop(index=other.index)[list(ANNOTATION_COLUMNS)].reset_index(drop=True)
     table = _ended(table, "offset_s", facts=facts).astype({"offset_s": "float64"})
-    return table, [*problems, *_starts_after_end(table, ends_s=ends_s)]
+    problems = [*problems, *_starts_after_end(table, ends_s=ends_s)]
+    table, outside = _within_recordings(table, ends_s=ends_s)
+    return table, [*problems, *outside]
+
+
+def _within_recordings(table: pd.DataFrame, *, ends_s: Mapping[str, float]) -> tuple[pd.DataFrame, list[Problem]]:
+    """Return annotations cut to their recordings, and a problem per recording where that changed much.
+
+    What ends a little later than its recording stays: that is how far its clock is off, and the audit measures it. One
+    that lies after its recording as a whole stays, too: no frame can have it, and `_starts_after_end` has told of it.
+    """
+    last_s = table["recording_id"].map(ends_s).astype("float64")
+    inside = (table["onset_s"] < last_s) & (table["offset_s"] > 0)
+    early = (table["onset_s"] < 0) & inside
+    endless = (table["offset_s"] > last_s + last_s.clip(lower=FAR_S)) & inside
+    told = {
+        "start before the recording, and were cut at its start": early & (table["onset_s"] < -NEAR_S),
+        "end long after the recording, and were cut at its end": endless,
+        "lie before the recording, so that no frame can have them": table["offset_s"] < -NEAR_S,
+    }
+    problems = []
+    for name, rows in table.groupby("recording_id").groups.items():
+        counts = {said: int(mask.loc[rows].sum()) for said, mask in told.items()}
+        found = "; ".join(f"{count} of {len(rows)} annotations {said}" for said, count in counts.items() if count)
+        if found:
+            reason = f"{found} (it is {ends_s[str(name)]:.1f} s long)"
+            problems.append(Problem(str(name), "annotations", reason, _OUTSIDE))
+    onsets_s, offsets_s = table["onset_s"].mask(early, 0.0), table["offset_s"].mask(endless, last_s)
+    return table.assign(onset_s=onsets_s, offset_s=offsets_s), problems
 
 
 def _starts_after_end(table: pd.DataFrame, *, ends_s: Mapping[str, float]) -> list[Problem]:

@@ -48,7 +48,8 @@ def write_all_signals(
         problems: Where exports that can't be read are reported.
 
     Returns:
-        By recording id what `signals.json` holds: rate_hz, names, units and the digest of what they were made of.
+        By recording id what `signals.json` holds: rate_hz, names, units, sources and the digest of what they were made
+        of.
     """
     facts: dict[str, dict[str, Any]] = {}
     read = lru_cache(maxsize=NUM_EXPORTS_HELD)(_read)
@@ -103,6 +104,7 @@ def read_signals(folder: Path) -> SignalTable | None:
         units=tuple(facts["units"]),
         times_s=table[TIME_COLUMN].to_numpy(dtype=np.float64),
         values=table[facts["names"]].to_numpy(dtype=np.float32),
+        sources=tuple(facts.get("sources", ())),
     )
 
 
@@ -135,13 +137,21 @@ def _write(folder: Path, signals: Sequence[Signal], *, end_s: float, rate_hz: fl
     # Written last: the table counts from then on.
     write_json(
         folder / SIGNALS_FACTS,
-        {"rate_hz": rate_hz, "names": list(table.names), "units": list(table.units), "digest": digest},
+        {
+            "rate_hz": rate_hz,
+            "names": list(table.names),
+            "units": list(table.units),
+            "sources": list(table.sources),
+            "digest": digest,
+        },
     )
 
 
 def _digest(folder: Path) -> str:
     path = folder / SIGNALS_FACTS
-    return str(read_json(path).get("digest")) if path.is_file() else ""
+    facts = read_json(path) if path.is_file() else {}
+    # What an earlier version wrote doesn't say which sensor or tool a channel is of: it is written again.
+    return str(facts.get("digest")) if "sources" in facts else ""
 
 
 def _remove(folder: Path) -> None:

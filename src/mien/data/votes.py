@@ -26,6 +26,7 @@ Codes = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 NOT_ANNOTATED, NOT_CODED, NO_INTERVAL, DISAGREEMENT, NO_ATTRIBUTE, OUTSIDE_SEGMENTS, OTHERS_ONLY = range(-1, -8, -1)
+NOT_RATED = -8
 REASONS = {
     NOT_ANNOTATED: "recording not annotated",
     NOT_CODED: "time that nobody coded",
@@ -34,6 +35,7 @@ REASONS = {
     NO_ATTRIBUTE: "attribute not given",
     OUTSIDE_SEGMENTS: "outside every segment",
     OTHERS_ONLY: "not coded by the annotator whom study.yaml names",
+    NOT_RATED: "not rated by the tool",
 }
 """Why a frame is missing, by its negative code. Of several coders who give none, the lowest code says most."""
 
@@ -152,7 +154,7 @@ class _Recording:
         own = self.annotations[self.annotations["scheme"] == self.spec.name]
         unnamed = own[own["annotator"] == UNNAMED]
         anybody = self._everything() if self.coded is None else _coded_times(self.pts_s, self.coded)
-        speaks_for_all = _inside(self.pts_s, unnamed, start="onset_s", end="offset_s")
+        speaks_for_all = inside_any(self.pts_s, unnamed, start="onset_s", end="offset_s")
         codes = np.empty((len(keys) + 1, len(self.pts_s)), dtype=np.int64)
         compared = np.zeros((len(keys), len(self.pts_s)), dtype=bool)
         known = np.zeros(len(self.pts_s), dtype=bool)
@@ -205,15 +207,20 @@ class _Recording:
 
 
 def _coded_times(pts_s: NDArray[np.float64], coded: pd.DataFrame) -> Mask:
-    return _inside(pts_s, coded, start="from_s", end="to_s")
+    return inside_any(pts_s, coded, start="from_s", end="to_s")
 
 
-def _inside(pts_s: NDArray[np.float64], intervals: pd.DataFrame, *, start: str, end: str) -> Mask:
+def inside_any(pts_s: NDArray[np.float64], intervals: pd.DataFrame, *, start: str, end: str) -> Mask:
     """Return which times lie in any half-open interval [start, end)."""
     inside = np.zeros(len(pts_s), dtype=bool)
     for start_s, end_s in zip(intervals[start], intervals[end], strict=True):
         inside |= (pts_s >= start_s) & (pts_s < end_s)
     return inside
+
+
+def same_annotator(one: str, other: str) -> bool:
+    """Return whether two spellings name the same annotator: capitals and white space make no other coder."""
+    return _normal(one) == _normal(other)
 
 
 def _normal(annotator: Any) -> str:

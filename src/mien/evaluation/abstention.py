@@ -83,32 +83,42 @@ def risk_coverage(
     curve = []
     for asked in coverages if names.size else ():
         threshold = _threshold(confidence, weights, share=float(asked))
-        kept = confidence >= threshold
-        coverage = np.bincount(person[kept], minlength=names.size) / counts
-        scores = [
-            count_metrics(confusion(codes[own], predicted[own], len(scheme.classes)), scheme)
-            for own in (kept & (person == each) for each in range(names.size))
-        ]
-        curve.append(
-            {
-                "coverage": float(asked),
-                "kept": float(coverage.mean()),
-                "threshold": threshold,
-                **{
-                    name: asdict(participant_interval(np.array([score[name] for score in scores]), folds=folds))
-                    for name in ("balanced_accuracy", "accuracy")
-                },
-                "per_participant": {"min": float(coverage.min()), "median": float(np.median(coverage))},
-                "participants_below_half": int(np.sum(coverage < LEAST_COVERAGE)),
-                "participants_silent": int(np.sum(coverage == 0)),
-            }
-        )
+        found = _kept_scores(confidence >= threshold, codes, predicted, person, scheme=scheme, folds=folds)
+        curve.append({"coverage": float(asked), "threshold": threshold, **found})
     return {
         "curve": curve,
         "aurc": asdict(aurc),
         "error_rate": float(weights @ errors / weights.sum()) if names.size else float("nan"),
         "participants": int(names.size),
         "n": int(codes.size),
+    }
+
+
+def _kept_scores(
+    kept: NDArray[np.bool_],
+    codes: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    person: NDArray[np.int64],
+    *,
+    scheme: LabelScheme,
+    folds: int | None,
+) -> dict[str, Any]:
+    """Score the clips that are kept, and say how many of each person's that are; `person` (N,) counts from 0."""
+    coverage = np.bincount(person[kept], minlength=person.max() + 1) / np.bincount(person)
+    scores = [
+        count_metrics(confusion(codes[own], predicted[own], len(scheme.classes)), scheme)
+        for own in (kept & (person == each) for each in range(coverage.size))
+    ]
+    means = {
+        name: asdict(participant_interval(np.array([score[name] for score in scores]), folds=folds))
+        for name in ("balanced_accuracy", "accuracy")
+    }
+    return {
+        "kept": float(coverage.mean()),
+        **means,
+        "per_participant": {"min": float(coverage.min()), "median": float(np.median(coverage))},
+        "participants_below_half": int(np.sum(coverage < LEAST_COVERAGE)),
+        "participants_silent": int(np.sum(coverage == 0)),
     }
 
 

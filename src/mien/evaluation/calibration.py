@@ -6,7 +6,7 @@ that are fitted here carry its probabilities back to the frequencies of the trai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -70,6 +70,24 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Return the map as JSON types."""
         return asdict(self) | {"intercepts": list(self.intercepts)}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Calibration:
+        """Return the map that `to_json` wrote.
+
+        Raises:
+            UserError: A part is missing or of the wrong kind.
+        """
+        try:
+            return Calibration(
+                kind=values["kind"],
+                slope=float(values["slope"]),
+                intercepts=tuple(float(value) for value in values["intercepts"]),
+                participants=int(values["participants"]),
+                note=str(values["note"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"A calibration can't be read ({type(error).__name__}: {error}).") from error
 
 
 def fit_calibration(

@@ -35,7 +35,7 @@ Spans = NDArray[np.float64]  # (E, 2): start and end, seconds
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class Stretch:
     """One recording: its events as they were annotated and as they were predicted, in seconds from its start."""
 
     participant: int
@@ -94,6 +94,51 @@ def match_events(truth: Spans, predicted: Spans, *, iou: float) -> list[tuple[in
     return _assign(_iou(np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)), iou=iou)
 
 
+def sampling_interval(times_s: NDArray[np.float64]) -> float:
+    """Return how far samples lie apart, s; NaN for fewer than two.
+
+    It is the median of the mean of two neighbouring steps: of a camera with 15 frames per second, 10 samples per second
+    are .07 and .13 s apart in turn.
+
+    Args:
+        times_s: (N,) when they were taken, increasing.
+
+    >>> round(sampling_interval(np.array([0.0, 0.13, 0.2, 0.33, 0.4, 0.53])), 3)
+    0.1
+    """
+    if len(times_s) < 3:
+        return float(times_s[1] - times_s[0]) if len(times_s) == 2 else float("nan")
+    return float(np.median(times_s[2:] - times_s[:-2])) / 2
+
+
+def sampling_rate(samples: pd.DataFrame) -> float:
+    """Return how many samples per second recordings really have: a video may have fewer frames than were asked for.
+
+    Args:
+        samples: All sampled frames, also those without a face: recording_id, and pts_s or start_s.
+
+    Returns:
+        The median over recordings; NaN where none has two samples.
+    """
+    times = samples["pts_s" if "pts_s" in samples else "start_s"].groupby(samples["recording_id"])
+    steps_s = np.array([sampling_interval(np.sort(own.to_numpy(dtype=np.float64))) for _, own in times])
+    known = steps_s[~np.isnan(steps_s)]
+    return 1.0 / float(np.median(known)) if known.size else float("nan")
+
+
+def why_too_few(samples_per_s: float) -> str | None:
+    """Say why there are no events at a sampling rate, None where there are."""
+    # Of 1/3 s sampled thrice a second the rate differs from 3 by rounding.
+    if samples_per_s >= MIN_SAMPLES_PER_S * (1 - 1e-6):
+        return None
+    if np.isnan(samples_per_s):
+        return "A single sample has no onsets; events need at least two."
+    return (
+        f"Events sampled {samples_per_s:.3g} times per second; needed: at least {MIN_SAMPLES_PER_S:g}, since many "
+        "expressions last less than a second. Prepare the study at a higher rate, or score frames instead."
+    )
+
+
 def event_scores(
     truth: pd.DataFrame,
     predicted: pd.DataFrame,
@@ -143,11 +188,9 @@ def event_scores(
         UserError: Fewer than `MIN_SAMPLES_PER_S` samples, missing columns, an event outside its recording or that
             doesn't end after it starts, a recording listed twice, or fewer than 1 draw.
     """
-    if not samples_per_s >= MIN_SAMPLES_PER_S:
-        raise UserError(
-            f"Events sampled {samples_per_s:g} times per second; needed: at least {MIN_SAMPLES_PER_S:g}, since many "
-            "expressions last less than a second. Prepare the study at a higher rate, or score frames instead."
-        )
+    reason = why_too_few(samples_per_s)
+    if reason is not None:
+        raise UserError(reason)
     if draws < 1:
         raise UserError(f"Got {draws} draws of the null; at least 1 is needed.")
     stretches = _stretches(truth, predicted, recordings)
@@ -177,7 +220,7 @@ def _need(table: pd.DataFrame, columns: Sequence[str], *, what: str) -> None:
         raise UserError(f"The table of {what} lacks {', '.join(missing)}; it needs {', '.join(columns)}.")
 
 
-def _stretches(truth: pd.DataFrame, predicted: pd.DataFrame, recordings: pd.DataFrame) -> list[_Stretch]:
+def _stretches(truth: pd.DataFrame, predicted: pd.DataFrame, recordings: pd.DataFrame) -> list[Stretch]:
     _need(truth, EVENT_COLUMNS, what="annotated events")
     _need(predicted, EVENT_COLUMNS, what="predicted events")
     _need(recordings, RECORDING_COLUMNS, what="recordings")
@@ -196,7 +239,7 @@ def _stretches(truth: pd.DataFrame, predicted: pd.DataFrame, recordings: pd.Data
         if not end > begin:
             raise UserError(f"Recording {name!r} lasts from {begin:g} to {end:g} s; its end must be after its start.")
         spans = [_spans(rows.get(name), name, begin=begin, end=end) for rows in by_recording]
-        made.append(_Stretch(int(person), float(end - begin), *spans))
+        made.append(Stretch(int(person), float(end - begin), *spans))
     return made
 
 
@@ -239,7 +282,7 @@ def _assign(overlaps: NDArray[np.float64], *, iou: float) -> list[tuple[int, int
     return [(int(a), int(b)) for a, b in zip(rows, columns, strict=True) if allowed[a, b]]
 
 
-def _f1_per_participant(stretches: Sequence[_Stretch], hits: Sequence[int], people: int) -> NDArray[np.float64]:
+def f1_per_participant(stretches: Sequence[Stretch], hits: Sequence[int], people: int) -> NDArray[np.float64]:
     """F1 (P,) of the recordings with events; NaN for participants without any."""
     twice, total = np.zeros(people), np.zeros(people)
     for stretch, found in zip(stretches, hits, strict=True):
@@ -250,11 +293,11 @@ def _f1_per_participant(stretches: Sequence[_Stretch], hits: Sequence[int], peop
 
 
 def _f1_against_null(
-    stretches: Sequence[_Stretch], people: int, *, folds: int | None, seed: int, draws: int
+    stretches: Sequence[Stretch], people: int, *, folds: int | None, seed: int, draws: int
 ) -> list[dict[str, Any]]:
     def scores(overlaps: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         hits = [[len(_assign(each, iou=iou)) for each in overlaps] for iou in IOUS]
-        return np.array([_f1_per_participant(stretches, found, people) for found in hits])
+        return np.array([f1_per_participant(stretches, found, people) for found in hits])
 
     stretches = [stretch for stretch in stretches if len(stretch.truth)]
     observed = scores([_iou(each.truth, each.predicted) for each in stretches])
@@ -278,13 +321,13 @@ def _f1_against_null(
     ]
 
 
-def _shifted(stretch: _Stretch, by_s: float) -> NDArray[np.float64]:
+def _shifted(stretch: Stretch, by_s: float) -> NDArray[np.float64]:
     begins = (stretch.predicted[:, :1] + by_s) % stretch.length_s
     moved = np.hstack([begins, begins + np.diff(stretch.predicted, axis=1)])
     return _iou(stretch.truth, moved, around_s=stretch.length_s)
 
 
-def _false_alarms(silent: Sequence[_Stretch], people: int, *, folds: int | None) -> dict[str, Any]:
+def _false_alarms(silent: Sequence[Stretch], people: int, *, folds: int | None) -> dict[str, Any]:
     alarms, minutes = np.zeros(people), np.zeros(people)
     for stretch in silent:
         alarms[stretch.participant] += len(stretch.predicted)
@@ -294,7 +337,7 @@ def _false_alarms(silent: Sequence[_Stretch], people: int, *, folds: int | None)
 
 
 def _timing(
-    stretches: Sequence[_Stretch],
+    stretches: Sequence[Stretch],
     pairs: Sequence[list[tuple[int, int]]],
     *,
     edge: int,

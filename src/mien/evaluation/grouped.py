@@ -257,6 +257,18 @@ def exceeds(interval: Interval, threshold: float, *, clips: ClipIndex) -> bool:
     return bool(interval.mean > threshold and sign_flip_floor(interval.n) <= ALPHA)
 
 
+def held_bound(interval: Interval, threshold: float, *, clips: ClipIndex) -> float:
+    """Return what `exceeds` holds against the threshold: the lower bound; the mean where people's signs decide.
+
+    Args:
+        interval: From `grouped_interval`.
+        threshold: What it is held against.
+        clips: The clips of the target.
+    """
+    by_bound = np.isfinite(interval.low) and (interval.low > threshold or not exceeds(interval, threshold, clips=clips))
+    return float(interval.low if by_bound else interval.mean)
+
+
 def is_known(interval: Interval) -> bool:
     """Return whether a score is defined for two people or more, so that it can be held against a threshold."""
     return bool(np.isfinite(interval.mean)) and interval.n >= 2

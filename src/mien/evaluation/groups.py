@@ -40,7 +40,9 @@ def age_band(age: object) -> str:
     return next(name for upper, name in AGE_BANDS if years < upper)
 
 
-def scores_by_group(scores: pd.DataFrame, attributes: pd.DataFrame, *, folds: int | None) -> list[dict[str, Any]]:
+def scores_by_group(
+    scores: pd.DataFrame, attributes: pd.DataFrame, *, folds: int | None, chance: float | None = None
+) -> list[dict[str, Any]]:
     """Score the groups of people that each attribute makes.
 
     The groups are of the model's own test predictions: nothing is fitted per group. A difference between groups is a
@@ -51,12 +53,14 @@ def scores_by_group(scores: pd.DataFrame, attributes: pd.DataFrame, *, folds: in
         attributes: participant_id, and a column per attribute; one or several rows per participant. Missing is a group
             of its own, "not given", as are participants without a row. `age` is put into bands (`age_band`).
         folds: K of the retrained cross-validation, None for one fixed model (see `participant_interval`).
+        chance: What the model would score by chance; None where it isn't known, and then nothing is claimed.
 
     Returns:
         Per attribute (in the order of the columns) and group (sorted, "not given" last) `attribute`, `group`, `n`
         (scored participants), `balanced_accuracy` (mean, low, high, n; where each participant has a single label it is
         over the group's participants together, as in `unit_metrics`) and `claim`: whether it is of at least `MIN_GROUP`
-        participants. Groups below that are listed, so that nobody is hidden. Attributes that make no groups are left
+        participants and its interval lies above chance. Groups below that are listed, so that nobody is hidden; of one
+        person alone there is `n` and no score, which would be that person's. Attributes that make no groups are left
         out; `skipped_attributes` says why.
 
     Raises:
@@ -78,14 +82,17 @@ def scores_by_group(scores: pd.DataFrame, attributes: pd.DataFrame, *, folds: in
     for attribute, group_of in groups.items():
         group = people.map(group_of)
         for name in sorted(group.unique(), key=lambda each: (each == NOT_GIVEN, _band_rank(each), each)):
-            found = _balanced_accuracy(scored[(group == name).to_numpy()], folds=folds)
+            own = (group == name).to_numpy()
+            found = _balanced_accuracy(scored[own], folds=folds)
+            if min(int(own.sum()), found["n"]) < 2:
+                found = {**dict.fromkeys(found), "n": found["n"]}
             rows.append(
                 {
                     "attribute": attribute,
                     "group": name,
-                    "n": int((group == name).sum()),
+                    "n": int(own.sum()),
                     "balanced_accuracy": found,
-                    "claim": found["n"] >= MIN_GROUP,
+                    "claim": found["n"] >= MIN_GROUP and _above(found, chance=chance),
                 }
             )
     return rows
@@ -151,6 +158,12 @@ def _text(value: object) -> str:
 def _band_rank(group: str) -> int:
     names = [name for _, name in AGE_BANDS]
     return names.index(group) if group in names else len(names)
+
+
+def _above(found: dict[str, Any], *, chance: float | None) -> bool:
+    """Whether the interval lies above chance; of an interval that isn't known nothing is claimed."""
+    low = found["low"]
+    return chance is not None and low is not None and bool(low > chance)
 
 
 def _balanced_accuracy(rows: pd.DataFrame, *, folds: int | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ def heading(*, answer: str, probability: float, time_s: float | None, empty: boo
     when = "" if time_s is None else f" at {time_s:.2f} s"
     nothing = ": the map is the same everywhere, so it shows nothing" if empty else ""
     return f"{answer} {short_number(probability)}{when}{nothing}"
+
+
+def picture_name(recording_id: str, *, row: int, time_s: float | None) -> str:
+    """Return the name of a frame's PNG; a picture, which has no time, has no number either.
+
+    >>> picture_name("Übung 1/a", row=7, time_s=3.5)
+    'Übung_1_a-000007-3.500s.png'
+    """
+    safe = re.sub(r"[^\w.-]+", "_", recording_id).strip("._") or "recording"
+    return f"{safe}.png" if time_s is None else f"{safe}-{row:06d}-{time_s:.3f}s.png"
 
 
 def scaled(values: NDArray[np.floating], *, signed: bool) -> NDArray[np.float64]:

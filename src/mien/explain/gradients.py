@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name that PyTorch's own documentation uses)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,62 +20,10 @@ from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
 from mien.explain.frames import ExplainedFrame, answers_of, directions
 from mien.explain.subjects import NetworkSubject
-from mien.models.backbones import PretrainedEncoder
-from mien.models.classifier import Classifier
-from mien.models.improved_cnn import AdaptiveAverage
-from mien.models.vit_scratch import Attention, VisionTransformer
+from mien.models.maps import MapParts
 
 # Attention of a batch is kept with its gradients: at ViT-B/16 180 MB for 8 pictures.
 BATCH = 8
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where a network's maps are.
-
-    Attributes:
-        cam_layer: The module whose output Grad-CAM weighs.
-        has_tokens: Whether that output is tokens (N, 1 + g * g, C), the class token first, rather than maps
-            (N, C, g, g).
-        attentions: The attention modules from the pixels on; none in a convolutional network.
-    """
-
-    cam_layer: nn.Module
-    has_tokens: bool
-    attentions: tuple[nn.Module, ...] = ()
-
-
-def find_parts(classifier: Classifier) -> Parts:
-    """Say where a network's maps are.
-
-    A transformer's classes are read off the class token, to which the other tokens of the last layer's output no
-    longer contribute; so Grad-CAM looks at what that layer's attention is given (its first norm).
-
-    Raises:
-        UserError: A network that isn't known here.
-    """
-    encoder = classifier.encoder
-    if isinstance(encoder, VisionTransformer):
-        last = encoder.blocks[-1]
-        own = tuple(module for module in encoder.modules() if isinstance(module, Attention))
-        return Parts(last.get_submodule("norm_attention"), has_tokens=True, attentions=own)
-    if isinstance(encoder, PretrainedEncoder):
-        if encoder.family == "resnet":
-            return Parts(encoder.stages()[-1], has_tokens=False)
-        layers = encoder.stages()[1:-1]
-        encoder.model.set_attn_implementation("eager")  # the fused kernels don't give their weights
-        # Before transformers 5.2x the module that computes attention lay within the one that projects it.
-        outer = [layer.get_submodule("attention") for layer in layers]
-        inner: tuple[nn.Module, ...] = tuple(getattr(module, "attention", module) for module in outer)
-        return Parts(layers[-1].get_submodule("layernorm_before"), has_tokens=True, attentions=inner)
-    if isinstance(encoder, nn.Sequential):
-        pooling = next((i for i, module in enumerate(encoder) if isinstance(module, AdaptiveAverage)), None)
-        if pooling:
-            return Parts(encoder[pooling - 1], has_tokens=False)
-    raise UserError(
-        f"Gradients of {type(encoder).__name__} can't be read: `find_parts` in src/mien/explain/gradients.py doesn't "
-        "know its layers. Use --method occlusion, which works for every model."
-    )
 
 
 def attention_maps(
@@ -92,14 +39,14 @@ def attention_maps(
     Raises:
         UserError: No such layer.
     """
-    parts = find_parts(subject.classifier)
+    parts = _parts(subject)
     count = len(parts.attentions)
     number = -1 if layer is None else layer
     if not -count <= number < count:
         raise UserError(f"Layer {layer} isn't there: the network has {count}, 0 to {count - 1} (or -1 for the last).")
 
     def make(batch: Sequence[ExplainedFrame]) -> Tensor:
-        with _recorded(parts.attentions) as weights, torch.no_grad():
+        with _recorded(parts) as weights, torch.no_grad():
             subject.classifier.encoder(subject.normalised(_pixels(batch)))
         return weights[number % count].mean(dim=1)[:, 0, 1:]
 
@@ -112,10 +59,10 @@ def rollout_maps(subject: NetworkSubject, frames: Sequence[ExplainedFrame]) -> N
     Each layer's mean over heads is averaged with the identity for its residual; the product's row of the class token
     says which patches it is mixed of.
     """
-    parts = find_parts(subject.classifier)
+    parts = _parts(subject)
 
     def make(batch: Sequence[ExplainedFrame]) -> Tensor:
-        with _recorded(parts.attentions) as weights, torch.no_grad():
+        with _recorded(parts) as weights, torch.no_grad():
             subject.classifier.encoder(subject.normalised(_pixels(batch)))
         mixed = torch.eye(weights[0].shape[-1]).expand(len(batch), -1, -1)
         for attention in weights:
@@ -133,10 +80,10 @@ def gradient_attention_maps(
     Per layer the mean over heads of relu(gradient * attention) is added to what the tokens are mixed of so far:
     R = R + A R, from the identity.
     """
-    parts = find_parts(subject.classifier)
+    parts = _parts(subject)
 
     def make(batch: Sequence[ExplainedFrame]) -> Tensor:
-        with _recorded(parts.attentions) as weights, torch.enable_grad():
+        with _recorded(parts) as weights, torch.enable_grad():
             score = _score(subject, batch, scheme=scheme)
             gradients = torch.autograd.grad(score, weights)
         length = weights[0].shape[-1]
@@ -173,7 +120,7 @@ def _cam(
     scheme: LabelScheme,
     weigh: Callable[[Tensor], Tensor],
 ) -> NDArray[np.float64]:
-    parts = find_parts(subject.classifier)
+    parts = _parts(subject)
 
     def make(batch: Sequence[ExplainedFrame]) -> Tensor:
         kept: list[Tensor] = []
@@ -227,20 +174,18 @@ def _in_batches(
 
 
 @contextlib.contextmanager
-def _recorded(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+def _recorded(parts: MapParts) -> Iterator[list[Tensor]]:
     """Collect each layer's attention (N, heads, T, T) as it is used, so that gradients reach it."""
     weights: list[Tensor] = []
+    read = parts.read_attention
+    assert read is not None, "a network with attention says how it is read"
 
-    def explicit(module: nn.Module, args: tuple[Tensor, ...], output: object) -> Tensor | None:
-        if isinstance(module, Attention):
-            mixed, attention = explicit_attention(module, args[0])
-            weights.append(attention)
-            return mixed
-        assert isinstance(output, tuple) and isinstance(output[1], Tensor), "eager attention gives its weights"
-        weights.append(output[1])
-        return None
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        given, attention = read(module, args, output)
+        weights.append(attention)
+        return given
 
-    handles = [module.register_forward_hook(explicit) for module in attentions]
+    handles = [module.register_forward_hook(keep) for module in parts.attentions]
     try:
         yield weights
     finally:
@@ -248,14 +193,6 @@ def _recorded(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def explicit_attention(module: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute what `Attention.forward` does with the weights (N, heads, T, T) in the open.
-
-    The fused `scaled_dot_product_attention` of the network doesn't give them.
-    """
-    num, length, width = tokens.shape
-    qkv = module.qkv(tokens).reshape(num, length, 3, module.num_heads, width // module.num_heads)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-    attention = F.softmax(query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1]), dim=-1)
-    mixed: Tensor = module.dropout(module.project((attention @ value).transpose(1, 2).reshape(num, length, width)))
-    return mixed, attention
+def _parts(subject: NetworkSubject) -> MapParts:
+    assert subject.parts is not None, "`family_of` allows such a network occlusion only"
+    return subject.parts

@@ -36,6 +36,10 @@ PER_PARTICIPANT = 2
 InputKind = Literal["video", "picture", "dataset"]
 
 
+class NoFaceError(MediaError):
+    """A recording in which no face was found."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """A recording's crops and what the bundle answers.
@@ -115,11 +119,7 @@ def answer(
     panel: Panel | None = None,
 ) -> Answers:
     """Ask the bundle for the logits of a recording's crops, and keep what its personal baseline subtracts."""
-    rows = np.flatnonzero(seen)
-    blocks = [rows[start : start + CROP_BLOCK] for start in range(0, len(rows), CROP_BLOCK)]
-    features = np.concatenate([bundle.features(np.asarray(crops[block])) for block in blocks])
-    whole = np.full((len(seen), features.shape[1]), np.nan)
-    whole[rows] = features
+    whole = features_of(bundle, crops=crops, seen=seen)
     pts_s = table["pts_s"].to_numpy(np.float64)
     return Answers(
         recording_id=recording_id,
@@ -134,12 +134,22 @@ def answer(
     )
 
 
+def features_of(bundle: Bundle, *, crops: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the features (N, D) of a recording's crops before the personal baseline; NaN where nothing is seen."""
+    rows = np.flatnonzero(seen)
+    blocks = [rows[start : start + CROP_BLOCK] for start in range(0, len(rows), CROP_BLOCK)]
+    features = np.concatenate([bundle.features(np.asarray(crops[block])) for block in blocks])
+    whole = np.full((len(seen), features.shape[1]), np.nan)
+    whole[rows] = features
+    return whole
+
+
 @contextlib.contextmanager
 def video_answers(bundle: Bundle, video: Path) -> Iterator[Answers]:
     """Sample a video as `mien predict` does, and ask the bundle; the crops last as long as the context.
 
     Raises:
-        MediaError: The video can't be read, or shows no face.
+        MediaError: The video can't be read, or shows no face (`NoFaceError`).
         UserError: It shows a face for too short a time for the bundle's personal baseline.
     """
     bundle.baseline.check_new_recording()
@@ -168,7 +178,7 @@ def video_answers(bundle: Bundle, video: Path) -> Iterator[Answers]:
 
 def _check_faces(bundle: Bundle, video: Path, *, num_seen: int, num_frames: int) -> None:
     if not num_seen:
-        raise MediaError(
+        raise NoFaceError(
             f"No face was found in any of {num_frames} sampled frames of {video.name}, so there is nothing to explain",
             advice="Use a recording that shows the participant's face.",
         )
@@ -228,17 +238,12 @@ def dataset_frames(bundle: Bundle, path: Path, *, participants: int, seed: int) 
         UserError: No dataset, or one with other crops; or no participant can be explained.
     """
     dataset = Dataset.open(path)
-    _check_crops(bundle, dataset)
-    recordings = dataset.recordings[dataset.recordings["num_frames"] > 0]
-    people = sorted(recordings["participant_id"].astype(str).unique())
-    if len(people) > participants:
-        people = sorted(np.random.default_rng(seed).choice(people, size=participants, replace=False).tolist())
+    check_crops(bundle, dataset)
+    people = draw_participants(dataset, participants=participants, seed=seed)
     frames: list[ExplainedFrame] = []
     left_out = 0
     with progress("Predicting participants", total=len(people)) as advance:
-        for person in people:
-            names = recordings.loc[recordings["participant_id"].astype(str) == person, "recording_id"]
-            name = str(names.iloc[0])
+        for person, name in people:
             seen = dataset.has_crop(name)
             if seen.sum() / dataset.fps < max(bundle.baseline.needed_s, 1e-9):
                 left_out += 1
@@ -261,7 +266,22 @@ def dataset_frames(bundle: Bundle, path: Path, *, participants: int, seed: int) 
     return frames
 
 
-def _check_crops(bundle: Bundle, dataset: Dataset) -> None:
+def draw_participants(dataset: Dataset, *, participants: int, seed: int) -> list[tuple[str, str]]:
+    """Return participants with one recording of each, in order of their names; drawn where there are more."""
+    recordings = dataset.recordings[dataset.recordings["num_frames"] > 0]
+    of_person = recordings.groupby(recordings["participant_id"].astype(str))["recording_id"].first()
+    people = sorted(of_person.index)
+    if len(people) > participants:
+        people = sorted(np.random.default_rng(seed).choice(people, size=participants, replace=False).tolist())
+    return [(person, str(of_person[person])) for person in people]
+
+
+def check_crops(bundle: Bundle, dataset: Dataset) -> None:
+    """Refuse a dataset whose crops aren't those that a bundle was trained on.
+
+    Raises:
+        UserError: They differ, or the bundle's personal baseline needs more than a recording.
+    """
     sampling = bundle.spec.sampling
     bundle.baseline.check_new_recording()
     came = (dataset.crop, float(dataset.info["config"]["margin"]))

@@ -17,7 +17,7 @@ from mien.explain.occlusion import occlusion_maps
 from mien.explain.subjects import NetworkSubject
 
 Family = Literal["probe", "convolutional", "transformer", "network"]
-"""`network` is one whose layers aren't known here: it has what every model has."""
+"""`network` is one whose entry doesn't say where its maps are: it has what every model has."""
 
 WHERE_IT_LOOKS = "where the encoder looks (doesn't depend on the trained head)"
 
@@ -74,11 +74,9 @@ def family_of(subject: NetworkSubject | None) -> Family:
     """Return the family of a model; None stands for a probe, which has no network."""
     if subject is None:
         return "probe"
-    try:
-        parts = gradients.find_parts(subject.classifier)
-    except UserError:
+    if subject.parts is None:
         return "network"
-    return "transformer" if parts.attentions else "convolutional"
+    return "transformer" if subject.parts.attentions else "convolutional"
 
 
 def choose_method(name: str | None, *, family: Family, model: str) -> Method:
@@ -97,7 +95,10 @@ def choose_method(name: str | None, *, family: Family, model: str) -> Method:
     if chosen in allowed:
         return METHODS[chosen]
     if chosen in METHODS:
-        kinds = {"probe": "a linear probe on a frozen encoder", "network": "a network of an unknown kind"}
+        kinds = {
+            "probe": "a linear probe on a frozen encoder",
+            "network": "a network whose entry in the registry has no `maps`",
+        }
         came = f"--method {chosen} doesn't fit {model}, {kinds.get(family, f'a {family} network')}"
     else:
         came = f"Unknown method {chosen!r}"

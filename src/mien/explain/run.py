@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,13 @@ from mien.core.labels import annotated_by
 from mien.core.progress import progress
 from mien.core.storage import atomic_directory, check_output_folder, remove_leftovers, write_json
 from mien.explain.annotated_video import write_annotated_video
-from mien.explain.drawing import Shown, heading, write_picture
+from mien.explain.drawing import Shown, heading, picture_name, write_picture
 from mien.explain.frames import ExplainedFrame, Subject, answers_of, directions, most_confident, with_references
 from mien.explain.inputs import Answers, InputKind, dataset_frames, kind_of, picture_answers, video_answers
 from mien.explain.methods import choose_method, family_of, make_maps
 from mien.explain.perturbation import Gains, perturbation_gains
 from mien.explain.sanity import NUM_RANDOMISED, Agreement, Sanity, agreement, judge
+from mien.explain.stretch_inputs import dataset_stretches, recording_stretch
 from mien.explain.stretches import METHOD, explain_stretches
 from mien.explain.subjects import (
     BundleSubject,
@@ -51,6 +51,7 @@ class ExplainOptions:
         video: Whether to draw the maps on the video, too.
         signals: Sensor export of the recording, for a model that looks at signals.
         seed: Of the randomised models, the random maps, and the draw of participants.
+        channel: Of a bundle of several channels, the one whose answers are explained.
 
     Raises:
         UserError: No frame or no participant.
@@ -63,6 +64,7 @@ class ExplainOptions:
     video: bool = False
     signals: Path | None = None
     seed: int = 0
+    channel: str | None = None
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.participants < 1:
@@ -189,7 +191,7 @@ def explain(bundle_path: Path, source: Path, *, out: Path, options: ExplainOptio
     """
     options = options or ExplainOptions()
     check_output_folder(out, marker=RESULT, what="explanation")
-    bundle = open_bundle(bundle_path)
+    bundle = open_bundle(bundle_path, channel=options.channel)
     kind = kind_of(source)
     if options.video and kind != "video":
         raise UserError(f"--video draws on a video; {source} is a {kind}. Leave it out.")
@@ -197,6 +199,11 @@ def explain(bundle_path: Path, source: Path, *, out: Path, options: ExplainOptio
         return _explain_stretches(bundle, source, kind=kind, out=out, options=options)
     if options.signals is not None:
         raise UserError(f"{bundle.spec.label} looks at no signals. Leave --signals out.")
+    if not bundle.needs_pictures:
+        raise UserError(
+            f"{bundle.spec.label} is a linear probe on sound: it has neither pictures nor windows of which a part "
+            "could be masked. Explain audio_wavenet or multimodal_fusion on the same recordings."
+        )
     explainer = Explainer(bundle, options=options)
     with _opened(bundle, source, kind=kind, options=options) as (answers, frames):
         gap = explainer.check(frames)
@@ -231,11 +238,21 @@ def _explain_stretches(
             f"{bundle.spec.label} looks at stretches of time, which have no map to draw. Allowed: --method {METHOD} "
             "(the default), without --video and --layer."
         )
-    if kind != "video":
-        raise UserError(f"{bundle.spec.label} looks at stretches of time; {source} is a {kind}. Give a recording.")
+    if kind == "picture":
+        raise UserError(
+            f"{bundle.spec.label} looks at stretches of time; {source} is a picture. Give a recording or a dataset."
+        )
+    if kind == "dataset":
+        if options.signals is not None:
+            raise UserError(f"{source} is a dataset, which has its signals. Leave --signals out.")
+        stretches = dataset_stretches(bundle, source, participants=options.participants, seed=options.seed)
+    else:
+        stretches = [recording_stretch(bundle, source, count=options.frames, signals=options.signals)]
     remove_leftovers(out.parent, of=out.name)
     with atomic_directory(out) as folder:
-        found = explain_stretches(bundle, source, folder=folder, count=options.frames, signals=options.signals)
+        found = explain_stretches(
+            bundle, stretches, folder=folder, count=options.frames, by_participant=kind == "dataset"
+        )
         result = _facts(bundle, source=source, kind=kind) | found
         write_json(folder / RESULT, result)
     return result
@@ -281,7 +298,7 @@ def _write_pictures(folder: Path, explained: Explained, *, explainer: Explainer,
     for number in most_confident(answers, probabilities, count=count):
         frame, empty = explained.frames[number], bool(explained.empty[number])
         answer = scheme.classes[frame.answer]
-        name = _picture_name(frame)
+        name = picture_name(frame.recording_id, row=frame.row, time_s=frame.time_s)
         title = heading(answer=answer, probability=frame.probability, time_s=frame.time_s, empty=empty)
         shown = Shown(title, explainer.method.caption(answer), f"{explained.sanity.short_verdict()}\n{annotated}")
         write_picture(
@@ -298,11 +315,6 @@ def _write_pictures(folder: Path, explained: Explained, *, explainer: Explainer,
             }
         )
     return rows
-
-
-def _picture_name(frame: ExplainedFrame) -> str:
-    safe = re.sub(r"[^\w.-]+", "_", frame.recording_id).strip("._") or "recording"
-    return f"{safe}.png" if frame.time_s is None else f"{safe}-{frame.row:06d}-{frame.time_s:.3f}s.png"
 
 
 def _result(

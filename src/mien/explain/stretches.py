@@ -6,29 +6,26 @@ to go without. Only the bundle is asked, so every sequence network is explained 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mien.core.errors import UserError
 from mien.core.labels import LabelScheme, annotated_by
 from mien.core.numbers import with_interval
 from mien.core.storage import atomic_path
-from mien.data.dataset import sample_ends
 from mien.evaluation.intervals import Interval, participant_interval
-from mien.explain.drawing import DPI, LINE_CHARACTERS, Shown, heading, wrapped
-from mien.explain.frames import answer_probabilities, directions, most_confident
-from mien.explain.inputs import video_answers
-from mien.predict.beside import read_beside, sampled_times
+from mien.explain.drawing import DPI, LINE_CHARACTERS, Shown, heading, picture_name, wrapped
+from mien.explain.frames import directions, most_confident
+from mien.explain.stretch_inputs import Stretch
 from mien.runtime.bundle import Bundle
-from mien.runtime.windows import INPUTS, VIDEO, Inputs, RecordingView, WindowSpec, cut_windows, view_recording
+from mien.runtime.windows import INPUTS, VIDEO, Inputs, WindowSpec
 
 METHOD = "masking"
 CAPTION = "Masking: what the answer's logit loses where a modality, or a moment of it, isn't known"
@@ -82,7 +79,7 @@ def importance(
         hidden = {name: np.zeros_like(inputs[name]) for name in (values, mask)}
         lost = before - _scores(head, {**inputs, **hidden}, chosen=chosen)
         whole[modality] = np.where(known, lost, np.nan)
-        parts = _moments(inputs, modality=modality)
+        parts = _moments(inputs, modality=modality, num_frames=windows.sequence_length)
         over_time[modality] = np.stack([before - _scores(head, part, chosen=chosen) for part in parts], axis=1)
         if modality == VIDEO:
             offsets_s[modality] = (np.arange(len(parts)) - windows.sequence_length // 2) / fps
@@ -95,12 +92,13 @@ def _scores(head: Head, inputs: Inputs, *, chosen: NDArray[np.float64]) -> NDArr
     return np.asarray((head.logits(inputs).astype(np.float64) * chosen).sum(axis=1))
 
 
-def _moments(inputs: Inputs, *, modality: str) -> list[Inputs]:
+def _moments(inputs: Inputs, *, modality: str, num_frames: int) -> list[Inputs]:
     """Return the windows without each moment of a modality in turn; what isn't known is 0 (`cut_windows`)."""
     values, mask = INPUTS[modality]
     parts: list[Inputs] = []
     if modality == VIDEO:
-        for frame in range(inputs[mask].shape[1]):
+        # Behind them come frames of the whole recording: no moment of the window.
+        for frame in range(num_frames):
             part = {name: inputs[name].copy() for name in (values, mask)}
             part[values][:, frame] = part[mask][:, frame] = 0.0
             parts.append({**inputs, **part})
@@ -113,99 +111,74 @@ def _moments(inputs: Inputs, *, modality: str) -> list[Inputs]:
 
 
 def explain_stretches(
-    bundle: Bundle, source: Path, *, folder: Path, count: int, signals: Path | None
+    bundle: Bundle, stretches: Sequence[Stretch], *, folder: Path, count: int, by_participant: bool
 ) -> dict[str, Any]:
-    """Explain a sequence model on one recording: a PNG per frame into `folder`.
+    """Explain a sequence model on the moments of recordings: a PNG per moment into `folder`.
 
     Args:
         bundle: Its head is a `SequenceHead`.
-        source: A video, or for a model that only listens a sound file.
+        stretches: What is explained, a recording each.
         folder: Where PNGs go.
-        count: How many frames, the most confident of each answer in turn.
-        signals: Sensor export of the recording.
+        count: How many are drawn, the most confident of each answer in turn.
+        by_participant: Whether intervals are over the participants, else over the moments.
 
     Returns:
         What of `explanations.json` depends on the kind of the model.
-
-    Raises:
-        UserError: The recording has nothing of what the model looks at.
     """
-    scheme = bundle.spec.labels
-    head = bundle.sequence_head
+    scheme, head = bundle.spec.labels, bundle.sequence_head
     assert head is not None, "a bundle that looks at stretches of time"
-    view = _view(bundle, source, signals=signals)
-    logits = head.recording_logits(view)
-    rows = np.flatnonzero(~np.isnan(logits).any(axis=1))
-    if not len(rows):
-        raise UserError(f"{source.name} has no moment from which {bundle.spec.label} predicts anything.")
-    answers = scheme.predicted(scheme.probabilities(logits[rows]))
-    probabilities = answer_probabilities(logits[rows], answers=answers, scheme=scheme)
-    picked = most_confident(answers, probabilities, count=count)
-    inputs = cut_windows(view, rows[picked], spec=head.windows)
+    answers = np.concatenate([stretch.answers for stretch in stretches])
     found = importance(
         head,
-        inputs,
+        {name: np.concatenate([stretch.inputs[name] for stretch in stretches]) for name in stretches[0].inputs},
         windows=head.windows,
-        chosen=directions(answers[picked], scheme=scheme),
+        chosen=directions(answers, scheme=scheme),
         fps=bundle.spec.sampling.fps,
     )
-    gains = {name: _interval(values) for name, values in found.whole.items()}
-    sanity = _sanity(gains, num_frames=len(picked))
+    people = [stretch.participant_id for stretch in stretches for _ in stretch.rows]
+    gains = {name: _interval(values, people if by_participant else None) for name, values in found.whole.items()}
+    sanity = _sanity(gains, num_moments=len(people), num_people=len(stretches) if by_participant else None)
+    footer = f"{sanity['verdict']}\n{_annotated(scheme)}; {bundle.spec.label}"
+    moments = [(stretch, place) for stretch in stretches for place in range(len(stretch.rows))]
+    probabilities = np.concatenate([stretch.probabilities for stretch in stretches])
     frames = []
-    for number, row in enumerate(rows[picked]):
-        time_s, answer = float(view.pts_s[row]), scheme.classes[answers[picked][number]]
-        name = f"{int(row):06d}-{time_s:.3f}s.png"
-        probability = float(probabilities[picked][number])
-        title = heading(answer=answer, probability=probability, time_s=time_s)
-        shown = Shown(title, CAPTION, f"{sanity['verdict']}\n{_annotated(scheme)}; {bundle.spec.label}")
-        write_chart(folder / name, found, number=number, shown=shown)
-        frames.append(
-            {
-                "recording": source.stem,
-                "time_s": time_s,
-                "answer": answer,
-                "probability": probability,
-                "png": name,
-                "modalities": {key: values[number] for key, values in found.whole.items()},
-                "over_time": {
-                    key: {"offset_s": found.offsets_s[key], "loss": values[number]}
-                    for key, values in found.over_time.items()
-                },
-            }
-        )
+    for number in most_confident(answers, probabilities, count=count):
+        stretch, place = moments[number]
+        row = _moment(found, stretch, place, number=int(number), scheme=scheme)
+        title = heading(answer=row["answer"], probability=row["probability"], time_s=row["time_s"])
+        write_chart(folder / row["png"], found, number=int(number), shown=Shown(title, CAPTION, footer))
+        frames.append(row)
     return {"method": METHOD, "class_specific": True, "caption": CAPTION, "frames": frames, "sanity": sanity}
+
+
+def _moment(found: Importance, stretch: Stretch, place: int, *, number: int, scheme: LabelScheme) -> dict[str, Any]:
+    """Return a moment's row of `explanations.json`."""
+    time_s = float(stretch.times_s[place])
+    return {
+        "recording": stretch.recording_id,
+        "time_s": time_s,
+        "answer": scheme.classes[stretch.answers[place]],
+        "probability": float(stretch.probabilities[place]),
+        "png": picture_name(stretch.recording_id, row=int(stretch.rows[place]), time_s=time_s),
+        "modalities": {key: values[number] for key, values in found.whole.items()},
+        "over_time": {
+            key: {"offset_s": found.offsets_s[key], "loss": values[number]} for key, values in found.over_time.items()
+        },
+    }
 
 
 def _annotated(scheme: LabelScheme) -> str:
     return f"{scheme.target}, {annotated_by(scheme.label_source)}"
 
 
-def _view(bundle: Bundle, source: Path, *, signals: Path | None) -> RecordingView:
-    windows, fps = bundle.spec.windows, bundle.spec.sampling.fps
-    assert windows is not None, "a sequence head has its windows"
-    with contextlib.ExitStack() as stack:
-        if bundle.needs_pictures:
-            seen = stack.enter_context(video_answers(bundle, source))
-            pts_s, features = seen.table["pts_s"].to_numpy(np.float64), seen.features
-        else:
-            pts_s, features = sampled_times(source, fps=fps).pts_s, None
-        end_s = float(sample_ends(pts_s, fps=fps)[-1]) if len(pts_s) else 0.0
-        beside = read_beside(bundle, source, end_s=end_s, signals=signals)
-        return view_recording(
-            windows,
-            pts_s=pts_s,
-            features=features,
-            baseline=bundle.baseline,
-            audio=beside.audio,
-            signals=beside.signals,
-        )
-
-
-def _interval(values: NDArray[np.float64]) -> Interval:
+def _interval(values: NDArray[np.float64], people: Sequence[str] | None) -> Interval:
+    """Return the mean loss with its interval over moments, or over the means of participants."""
+    if people is not None:
+        values = np.asarray(pd.Series(values).groupby(np.asarray(people)).mean(), np.float64)
     return participant_interval(values, folds=None, bounds=(-UNBOUNDED, UNBOUNDED))
 
 
-def _sanity(gains: dict[str, Interval], *, num_frames: int) -> dict[str, Any]:
+def _sanity(gains: dict[str, Interval], *, num_moments: int, num_people: int | None) -> dict[str, Any]:
     facts = {name: {"mean": gain.mean, "low": gain.low, "high": gain.high} for name, gain in gains.items()}
     needed = [name for name, gain in gains.items() if gain.low > 0]
     words = [f"{name} {with_interval(facts[name])}" for name in needed]
@@ -217,6 +190,7 @@ def _sanity(gains: dict[str, Interval], *, num_frames: int) -> dict[str, Any]:
         verdict += f"It can't be told that they need {', '.join(rest)}. "
     if absent:
         verdict += f"Not there: {', '.join(absent)}. "
+    whom = "one recording" if num_people is None else f"{num_people} participants"
     return {
         "spearman_randomised": None,
         "randomised": "not tested: masking is an experiment on the model, not a map read off its inside",
@@ -224,10 +198,10 @@ def _sanity(gains: dict[str, Interval], *, num_frames: int) -> dict[str, Any]:
         "deletion_gain": None,
         "insertion_gain": None,
         "modalities": facts,
-        "over": "frames",
-        "n": num_frames,
+        "over": "frames" if num_people is None else "participants",
+        "n": num_people or num_moments,
         "explains": bool(needed),
-        "verdict": f"{verdict}Over {num_frames} frames of one recording.",
+        "verdict": f"{verdict}Over {num_moments} frames of {whom}.",
     }
 
 

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file as load_tensors
+from torch import nn
 
 from mien.core.errors import UserError, WeightsError
+from mien.core.storage import read_json
 from mien.explain.frames import ExplainedFrame
 from mien.models.backbones import FAMILY, PretrainedEncoder, find_weights, fit_positions, quiet_transformers
 from mien.models.choice import ModelChoice, parse_model
 from mien.models.classifier import Classifier, Triple
+from mien.models.maps import FindMaps, MapParts
 from mien.models.pretrained import make_head
 from mien.models.registry import MODELS, PRETRAINED, build_model
 from mien.runtime.bundle import MANIFEST, Bundle
@@ -56,6 +59,8 @@ class RandomisedProbe:
     def __init__(self, bundle: Bundle, *, seed: int) -> None:
         self._encoder = bundle.encoder
         arrays = load_arrays(weights_file(bundle))
+        if bundle.column is not None:
+            arrays |= {name: arrays[name][[bundle.column]] for name in ("coef", "intercept")}
         self._mean, self._scale, self._intercept = (arrays[name] for name in ("mean", "scale", "intercept"))
         coef = arrays["coef"]
         self._coef = np.random.default_rng(seed).normal(0.0, coef.std(axis=1, keepdims=True), coef.shape)
@@ -74,10 +79,12 @@ class NetworkSubject:
 
     Attributes:
         classifier: The network.
+        parts: Where its maps are; None where its entry in the registry doesn't say it.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, *, maps: FindMaps | None) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
+        self.parts: MapParts | None = None if maps is None else maps(classifier.encoder)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features (N, D) of pictures (N, S, S, 3)."""
@@ -98,18 +105,36 @@ class NetworkSubject:
         return self.classifier.normalise(tensor)
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path, *, channel: str | None = None) -> Bundle:
     """Open a bundle for explaining.
 
+    Args:
+        path: Its folder.
+        channel: Of a bundle of several channels, the one whose answers are explained.
+
     Raises:
-        UserError: It isn't one, or is damaged.
+        UserError: It isn't one, is damaged, predicts numbers, or has channels of which none is named (or not this one).
     """
     try:
-        return Bundle.open(path)
+        bundle = Bundle.open(path)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path / MANIFEST} lacks something or is damaged ({type(error).__name__} {error}); copy the bundle again."
         ) from error
+    labels = bundle.spec.labels
+    if labels.kind == "continuous":
+        raise UserError(
+            f"`mien explain` explains what is there or not, and classes; {labels.target!r} is a number, which has no "
+            "answer whose reasons could be drawn."
+        )
+    if channel is not None:
+        return bundle.view(channel)
+    if labels.channels:
+        raise UserError(
+            f"The bundle has the channels {', '.join(labels.channels)}; say with --channel whose answers are to be "
+            "explained."
+        )
+    return bundle
 
 
 def weights_file(bundle: Bundle) -> Path:
@@ -136,10 +161,12 @@ class NetworkBuilder:
     Attributes:
         bundle: The bundle.
         config_folder: Backbone whose config.json says the network's shape; None where its name says it.
+        num_outputs: Of the network as it was trained; the bundle may be the view of one channel.
     """
 
     bundle: Bundle
     config_folder: Path | None
+    num_outputs: int
 
     @staticmethod
     def of(bundle: Bundle) -> NetworkBuilder:
@@ -151,8 +178,9 @@ class NetworkBuilder:
         with safe_open(weights_file(bundle), framework="np") as file:
             wanted = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
         choice = parse_model(bundle.spec.name)
+        outputs = bundle.spec.labels.num_outputs if bundle.column is None else _num_trained(bundle)
         for folder in _config_folders(choice):
-            builder = NetworkBuilder(bundle, folder)
+            builder = NetworkBuilder(bundle, folder, outputs)
             with torch.device("meta"):
                 state = builder.build(seed=0).state_dict()
             if {name: tuple(tensor.shape) for name, tensor in state.items()} == wanted:
@@ -167,17 +195,22 @@ class NetworkBuilder:
         """Return the trained network."""
         classifier = self.build(seed=0)
         classifier.load_state_dict(load_tensors(weights_file(self.bundle)))
-        return NetworkSubject(classifier)
+        return self._subject(classifier)
 
     def randomised(self, *, seed: int) -> NetworkSubject:
         """Return the network with freshly drawn weights, all of them: encoder and head."""
-        return NetworkSubject(self.build(seed=seed))
+        return self._subject(self.build(seed=seed))
+
+    def _subject(self, classifier: Classifier) -> NetworkSubject:
+        if self.bundle.column is not None:
+            classifier.head = nn.Sequential(classifier.head, _OneOutput(self.bundle.column))
+        return NetworkSubject(classifier, maps=MODELS[parse_model(self.bundle.spec.name).name].maps)
 
     def build(self, *, seed: int) -> Classifier:
         """Build the network with weights drawn from a seed."""
-        spec, choice = self.bundle.spec, parse_model(self.bundle.spec.name)
+        choice = parse_model(self.bundle.spec.name)
         pixels = self.bundle.encoder.spec
-        outputs, size = spec.labels.num_outputs, pixels.size_px
+        outputs, size = self.num_outputs, pixels.size_px
         if self.config_folder is None:
             classifier = build_model(
                 choice.name,
@@ -198,6 +231,23 @@ class NetworkBuilder:
         classifier.pixel_mean = _triple(pixels.mean)
         classifier.pixel_std = _triple(pixels.std)
         return classifier
+
+
+class _OneOutput(nn.Module):
+    """Gives one of several outputs (N, C) alone, (N, 1)."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__()
+        self.column = column
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the output (N, 1)."""
+        return logits[:, self.column : self.column + 1]
+
+
+def _num_trained(bundle: Bundle) -> int:
+    """Return how many channels the bundle of a view was trained on."""
+    return len(read_json(bundle.path / MANIFEST)["spec"]["labels"]["classes"])
 
 
 def shaped_encoder(folder: Path, *, family: str) -> PretrainedEncoder:

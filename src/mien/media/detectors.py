@@ -26,7 +26,6 @@ MTCNN_THRESHOLDS = (0.6, 0.7, 0.9)
 YUNET_LONGER_SIDE_PX = 480
 YUNET_THRESHOLD = 0.6
 YUNET_NMS_THRESHOLD = 0.3
-YUNET_FILE = "yunet_n_640_640.onnx"
 
 
 class FaceDetector(Protocol):
@@ -137,7 +136,7 @@ def make_detector(name: DetectorName = "auto", *, weights: Path | None = None) -
 
 
 def _yunet_advice() -> str:
-    where = f"Put {YUNET_FILE} (from OpenCV Zoo) in the folder 'yunet' of the directory that {WEIGHTS_VARIABLE} names"
+    where = f"Fetch them with `mien weights pull yunet` into the directory that {WEIGHTS_VARIABLE} names"
     return f"{where}, or use the detector 'mtcnn', which needs none."
 
 

@@ -40,12 +40,14 @@ class SignalTable:
         units: L units as the exports give them.
         times_s: (S,) grid, s.
         values: (S, L) float32, NaN where not known.
+        sources: L sensors or tools; empty where nobody asks for them.
     """
 
     names: tuple[str, ...]
     units: tuple[str, ...]
     times_s: NDArray[np.float64]
     values: NDArray[np.float32]
+    sources: tuple[str, ...] = ()
 
 
 def resample(
@@ -95,7 +97,8 @@ def resample(
             values[:, number] = _held(times_s, samples, grid_s)
         else:
             values[:, number] = _interpolated(times_s, samples, grid_s, step_s=1 / rate_hz, max_gap_s=max_gap_s)
-    return SignalTable(_names(list(channels)), tuple(unit for _, _, unit, _ in channels), grid_s, values)
+    units, sources = tuple(unit for _, _, unit, _ in channels), tuple(source for _, source, _, _ in channels)
+    return SignalTable(_names(list(channels)), units, grid_s, values, sources)
 
 
 def _joined(parts: Sequence[Signal]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

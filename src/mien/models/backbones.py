@@ -18,6 +18,7 @@ from mien.core.errors import UserError, WeightsError
 from mien.core.storage import read_json
 from mien.core.weights import WEIGHTS_VARIABLE, find_folder, weights_directory
 from mien.models.classifier import HALF, IMAGENET_MEAN, IMAGENET_STD, RANDOM_INIT, Triple
+from mien.models.maps import MapParts
 
 Architecture = Literal["resnet50", "vit_base"]
 FAMILY = {"resnet50": "resnet", "vit_base": "vit"}
@@ -129,13 +130,14 @@ class PretrainedEncoder(nn.Module):
         self._check_open(num_open)
         if num_open == 0:
             return activations
-        for block in self.blocks[len(self.blocks) - num_open :]:
+        *first, last = self.blocks[len(self.blocks) - num_open :]
+        for block in first:
             activations = _hidden(block(activations))
         if self.family == "resnet":
-            pooled: Tensor = self.model.pooler(activations).flatten(1)
+            pooled: Tensor = self.model.pooler(_hidden(last(activations))).flatten(1)
             return pooled
         # The norm looks at each token by itself, and only the class token is read.
-        normed: Tensor = self.model.layernorm(activations[:, 0])
+        normed: Tensor = self.model.layernorm(_class_token(last, activations))
         return normed
 
     @property
@@ -161,6 +163,52 @@ class PretrainedEncoder(nn.Module):
         else:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         return True
+
+
+def find_maps(encoder: nn.Module) -> MapParts:
+    """Return a ResNet's last stage, or a transformer's attention and its last layer's first norm (as `vit_scratch`)."""
+    assert isinstance(encoder, PretrainedEncoder), "the encoder of a pretrained model"
+    if encoder.family == "resnet":
+        return MapParts(encoder.stages()[-1])
+    layers = encoder.blocks
+    encoder.model.set_attn_implementation("eager")  # the fused kernels don't give their weights
+    # Before transformers 5.2x the module that computes attention lay within the one that projects it.
+    outer = [layer.get_submodule("attention") for layer in layers]
+    inner: tuple[nn.Module, ...] = tuple(getattr(module, "attention", module) for module in outer)
+    norm = layers[-1].get_submodule("layernorm_before")
+    return MapParts(norm, has_tokens=True, attentions=inner, read_attention=_read_eager_attention)
+
+
+def _read_eager_attention(_: nn.Module, _args: tuple[Any, ...], output: Any) -> tuple[Any, Tensor]:
+    assert isinstance(output, tuple) and isinstance(output[1], Tensor), "eager attention gives its weights"
+    return output, output[1]
+
+
+def _class_token(layer: Any, tokens: Tensor) -> Tensor:
+    """Return the class token (N, D) of what a transformer's layer makes of tokens (N, T, D).
+
+    Nobody reads what the last layer makes of the others: they are looked at (keys and values), and neither look nor go
+    through the perceptron, which is five sixths of the layer's work.
+    """
+    attention = layer.attention
+    if not hasattr(attention, "q_proj"):  # before transformers 5.2x its parts had other names: the same, slower
+        return _hidden(layer(tokens))[:, 0]
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.reshape(*projected.shape[:2], -1, attention.head_dim).transpose(1, 2)
+
+    normed = layer.layernorm_before(tokens)
+    mixed = F.scaled_dot_product_attention(
+        heads(attention.q_proj(normed[:, :1])),
+        heads(attention.k_proj(normed)),
+        heads(attention.v_proj(normed)),
+        dropout_p=attention.attention_dropout if attention.training else 0.0,
+        scale=attention.scaling,
+    )
+    token = tokens[:, :1] + layer.dropout(attention.o_proj(mixed.transpose(1, 2).flatten(2)))
+    token = token + layer.dropout(layer.mlp(layer.layernorm_after(token)))
+    first: Tensor = token[:, 0]
+    return first
 
 
 def _hidden(output: Any) -> Tensor:

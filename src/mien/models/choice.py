@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mien.core.errors import UserError, unknown_name
+from mien.models.hub_sound_encoder import is_sound_backbone
 from mien.models.registry import MODELS
 from mien.models.sequence_parts import SequenceEntry
 from mien.runtime.baseline import PersonalBaseline
@@ -48,6 +49,35 @@ class ModelChoice:
     def has_frozen_encoder(self) -> bool:
         """Whether `backbone` is an encoder that stays as it is: of a probe, or of a sequence network with frames."""
         return (self.is_probe or self.is_sequence) and self.backbone is not None
+
+    @property
+    def listens(self) -> bool:
+        """Whether this is a probe on an encoder of sound (`mien.runtime.sound_encoders`)."""
+        return self.is_probe and is_sound_backbone(self.backbone)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Of `video` and `audio`, what a clip has to have for this model; nothing where it goes on without either."""
+        entry = MODELS[self.name]
+        if isinstance(entry, SequenceEntry):
+            return frozenset(entry.modalities) & {"video", "audio"} if len(entry.modalities) == 1 else frozenset()
+        return frozenset({"audio" if self.listens else "video"})
+
+    @property
+    def seeing(self) -> frozenset[str]:
+        """`video` where it looks at frames: some recording has to have a picture, though not every one."""
+        looks = not self.listens and "video" in MODELS[self.name].modalities
+        return frozenset({"video"} if looks else ())
+
+    @property
+    def full_name(self) -> str:
+        """Name with everything that a default may have filled in.
+
+        >>> parse_model("linear_probe", default_baseline="recording").full_name, parse_model("improved_cnn").full_name
+        ('linear_probe@hog+recording', 'improved_cnn+none')
+        """
+        backbone = "" if self.backbone is None else f"@{self.backbone}"
+        return f"{self.name}{backbone}+{self.baseline}"
 
     @property
     def label(self) -> str:
@@ -99,6 +129,12 @@ def _parse_sequence(text: str, entry: SequenceEntry, *, match: re.Match[str], de
             f"signals are on the scale of their own recording anyway). Write {entry.name}."
         )
     return ModelChoice(text.strip(), entry.name, backbone=None, baseline=PersonalBaseline())
+
+
+def needs_of(choices: Sequence[ModelChoice]) -> frozenset[str]:
+    """Return what a clip has to have so that all models can be scored on it."""
+    nothing: frozenset[str] = frozenset()
+    return nothing.union(*(choice.needs for choice in choices))
 
 
 def parse_models(text: str | Sequence[str], *, default_baseline: str = "none") -> list[ModelChoice]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mien.core.errors import UserError
+from mien.models.maps import FindMaps
 
 Triple = tuple[float, float, float]
 
@@ -158,6 +159,7 @@ class ModelEntry:
         scratch_lr: Learning rate of the one phase of a network that starts from scratch; None for the others.
         dropout: Factor on the network's dropout rates that training uses unless told otherwise.
         build: Makes the network; None where there is none (a probe is fitted, not trained).
+        maps: Says where the maps of the network's encoder are; without it the model is explained by occlusion only.
     """
 
     name: str
@@ -169,6 +171,7 @@ class ModelEntry:
     scratch_lr: float | None
     build: Callable[[BuildOptions], BuiltModel] | None
     dropout: float = 1.0
+    maps: FindMaps | None = None
 
 
 def scale_dropout(network: nn.Module, *, factor: float) -> None:

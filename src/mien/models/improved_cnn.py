@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mien.core.errors import UserError
 from mien.models.classifier import BuildOptions, BuiltModel, Classifier, ModelEntry, from_scratch
+from mien.models.maps import MapParts
 
 NAME = "improved_cnn"
 WIDTHS = (32, 64, 128)
@@ -92,6 +93,11 @@ def build(options: BuildOptions) -> BuiltModel:
     return from_scratch(NAME, classifier=Classifier(encoder, head), options=options, feature_dim=FEATURE_DIM)
 
 
+def find_maps(encoder: nn.Module) -> MapParts:
+    """Return the last convolutional block, before its maps are pooled to the grid."""
+    return MapParts(encoder.get_submodule(str(len(WIDTHS) - 1)))
+
+
 ENTRY = ModelEntry(
     name=NAME,
     summary="small convolutional network, from scratch",
@@ -102,4 +108,5 @@ ENTRY = ModelEntry(
     scratch_lr=5e-4,
     build=build,
     dropout=DROPOUT_FACTOR,
+    maps=find_maps,
 )

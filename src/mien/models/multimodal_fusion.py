@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mien.models.frame_encoder import FrameEncoder
 from mien.models.sequence_parts import (
     DROPOUT,
     NUM_HEADS,
@@ -24,7 +25,6 @@ from mien.models.sequence_parts import (
     WIDTH,
     Attention,
     Classify,
-    FrameEncoder,
     Fusion,
     HeadShape,
     PositionPool,
@@ -69,9 +69,9 @@ class MultimodalFusion(SequenceNetwork):
     def __init__(self, shape: HeadShape) -> None:
         super().__init__(MODALITIES)
         self.frames = FrameEncoder(shape)
-        self.sound = WaveNet()
+        self.sound = WaveNet(given=shape.sound_dim)
         self.sensors = SignalEncoder(shape.num_signals)
-        self.narrow = nn.Linear(2 * WIDTH, WIDTH)
+        self.narrow = nn.Linear(self.frames.width, WIDTH)
         self.pools = nn.ModuleList(PositionPool(NUM_TOKENS, WIDTH) for _ in MODALITIES[1:])
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in MODALITIES)
         self.fusion: Fusion = shape.fusion
@@ -92,12 +92,14 @@ class MultimodalFusion(SequenceNetwork):
         signals_mask: Tensor,
     ) -> Tensor:
         """Return logits (N, num_outputs) of windows; a modality counts as missing where its mask is 0 throughout."""
-        present = torch.stack([mask.amax(dim=1) for mask in (frame_mask, audio_mask, signals_mask)], dim=1)
-        tokens = [self.frames(features, frame_mask), self.sound(audio, audio_mask), self.sensors(signals, signals_mask)]
-        masks = [frame_mask, *(present[:, i : i + 1].expand(-1, NUM_TOKENS) for i in (1, 2))]
+        near_mask = frame_mask[:, : self.frames.length]
+        present = torch.stack([mask.amax(dim=1) for mask in (near_mask, audio_mask, signals_mask)], dim=1)
+        seen_tokens, ranged = self.frames(features, frame_mask)
+        tokens = [seen_tokens, self.sound(audio, audio_mask), self.sensors(signals, signals_mask)]
+        masks = [near_mask, *(present[:, i : i + 1].expand(-1, NUM_TOKENS) for i in (1, 2))]
         if self.fusion == "cross_attention":
             tokens = self._cross(tokens, masks)
-        seen = self.narrow(self.frames.pool(tokens[0], frame_mask))
+        seen = self.narrow(self.frames.pool(tokens[0], ranged, frame_mask))
         pooled = [seen, *(pool(part) for pool, part in zip(self.pools, tokens[1:], strict=True))]
         vectors = torch.stack([norm(vector) for norm, vector in zip(self.norms, pooled, strict=True)], dim=1)
         logits: Tensor = self.classify(self.fuse(vectors, present))

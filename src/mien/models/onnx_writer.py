@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ OPSET = 18
 # ONNX Runtime and PyTorch sum in another order; on features of size 1..10 float32 then differs by about 1e-5.
 TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 5)
-INPUT, FEATURES, LOGITS = "pixels", "features", "logits"
+INPUT, SAMPLES, FEATURES, LOGITS = "pixels", "samples", "features", "logits"
+CHECKED_LENGTHS = (1, 3.7)
+"""Sounds on which an encoder of any length is checked, as multiples of its shortest."""
 
 
 class ParityError(MienError):
@@ -49,6 +52,28 @@ def export_encoder(encoder: nn.Module, path: Path, *, image_size: int) -> float:
     return _export(encoder, path, shapes=[(3, image_size, image_size)], names=[INPUT], output=FEATURES)
 
 
+def export_sound_encoder(encoder: nn.Module, path: Path, *, min_samples: int) -> float:
+    """Write an encoder of sound: `samples` (1, S) float32 of any length to `features` (1, D).
+
+    Args:
+        encoder: The network; it is left as it was.
+        path: The file to write.
+        min_samples: The shortest S.
+
+    Returns:
+        The largest absolute difference to PyTorch on random sounds of two lengths.
+
+    Raises:
+        ParityError: The difference exceeds 1e-4 (relative to features larger than 1); nothing is written.
+    """
+    lengths = [round(times * min_samples) for times in CHECKED_LENGTHS]
+    free = {1: torch.export.Dim("samples", min=min_samples)}
+    with atomic_path(path) as temporary:
+        frozen = _write(encoder, temporary, examples=(torch.zeros(1, 10 * min_samples),), names=[SAMPLES],
+                        output=FEATURES, dynamic=(free,))  # fmt: skip
+        return max(_check(frozen, temporary, shapes=[(n,)], names=[SAMPLES], batches=(1,)) for n in lengths)
+
+
 def export_head(head: nn.Module, path: Path, *, feature_dim: int) -> float:
     """Write a head: `features` (N, D) float32 to `logits` (N, num_outputs); see `export_encoder`."""
     return _export(head, path, shapes=[(feature_dim,)], names=[FEATURES], output=LOGITS)
@@ -66,29 +91,51 @@ def export_sequence_head(network: SequenceNetwork, path: Path, *, windows: Windo
 def _export(
     module: nn.Module, path: Path, *, shapes: Sequence[tuple[int, ...]], names: Sequence[str], output: str
 ) -> float:
-    # A copy: eval mode and the CPU are for the file, not for the caller's network.
-    frozen = copy.deepcopy(module).cpu().eval()
     examples = tuple(torch.zeros(2, *shape) for shape in shapes)
     batch = torch.export.Dim("batch")
     with atomic_path(path) as temporary:
-        with _quiet(), torch.no_grad():
-            torch.onnx.export(
-                frozen,
-                examples,
-                str(temporary),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(names),
-                output_names=[output],
-                dynamic_shapes=tuple({0: batch} for _ in shapes),
-                # One file: a bundle's files are copied and hashed one by one.
-                external_data=False,
-                verbose=False,
-            )
+        dynamic = tuple({0: batch} for _ in shapes)
+        frozen = _write(module, temporary, examples=examples, names=names, output=output, dynamic=dynamic)
         return _check(frozen, temporary, shapes=shapes, names=names)
 
 
-def _check(module: nn.Module, path: Path, *, shapes: Sequence[tuple[int, ...]], names: Sequence[str]) -> float:
+def _write(
+    module: nn.Module,
+    path: Path,
+    *,
+    examples: tuple[Tensor, ...],
+    names: Sequence[str],
+    output: str,
+    dynamic: tuple[dict[int, Any], ...],
+) -> nn.Module:
+    """Write a file, and return the copy of the network that it was made of."""
+    # A copy: eval mode and the CPU are for the file, not for the caller's network.
+    frozen = copy.deepcopy(module).cpu().eval()
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            frozen,
+            examples,
+            str(path),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=[output],
+            dynamic_shapes=dynamic,
+            # One file: a bundle's files are copied and hashed one by one.
+            external_data=False,
+            verbose=False,
+        )
+    return frozen
+
+
+def _check(
+    module: nn.Module,
+    path: Path,
+    *,
+    shapes: Sequence[tuple[int, ...]],
+    names: Sequence[str],
+    batches: Sequence[int] = CHECKED_BATCHES,
+) -> float:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -96,7 +143,7 @@ def _check(module: nn.Module, path: Path, *, shapes: Sequence[tuple[int, ...]], 
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for batch in CHECKED_BATCHES:
+    for batch in batches:
         given = [
             _random(batch, shape, name=name, generator=generator) for shape, name in zip(shapes, names, strict=True)
         ]

@@ -17,6 +17,7 @@ from mien.models.backbones import (
     VIT_BASE,
     Architecture,
     Pretrained,
+    find_maps,
     find_weights,
     fit_positions,
     load_encoder,
@@ -120,6 +121,7 @@ def _entry(wanted: Pretrained, *, summary: str, batch_size: int) -> ModelEntry:
         image_size=224,
         scratch_lr=None,
         build=functools.partial(build, wanted),
+        maps=find_maps,
     )
 
 

@@ -23,7 +23,8 @@ from mien.models.sequence_parts import HeadShape, SequenceEntry, SequenceNetwork
 
 LINEAR_PROBE = ModelEntry(
     name="linear_probe",
-    summary="participant-balanced linear classifier on frozen features (linear_probe@BACKBONE; @hog needs no weights)",
+    summary="participant-balanced linear classifier on frozen features (linear_probe@BACKBONE; @hog needs no weights, "
+    "@logmel and @egemaps listen)",
     modalities=("video",),
     batch_size=64,
     pretrained=True,

@@ -26,7 +26,6 @@ NUM_HEADS = 8
 NUM_LAYERS = 2
 MLP_RATIO = 2
 DROPOUT = 0.3
-DROPOUT_FEATURES = 0.5
 NUM_TOKENS = 8
 """Tokens that the sound, and the signals, of a window are summed up in: what a frame can attend to."""
 
@@ -41,6 +40,9 @@ class HeadShape:
         sequence_length: T, frames per window.
         num_signals: S, channels.
         fusion: How modalities are joined, for a network that has several.
+        recording_frames: K, frames of the whole recording behind those of the window.
+        is_read: Whether the features are the few answers of a probe.
+        sound_dim: M, bands of the spectrogram, or features of an encoder of sound in their place.
     """
 
     num_outputs: int
@@ -48,6 +50,23 @@ class HeadShape:
     sequence_length: int
     num_signals: int
     fusion: Fusion = "cross_attention"
+    recording_frames: int = 0
+    is_read: bool = False
+    sound_dim: int = NUM_MELS
+
+    @staticmethod
+    def of(spec: WindowSpec, *, num_outputs: int, fusion: Fusion, is_read: bool = False) -> HeadShape:
+        """Return the shape of a network over windows that are cut so."""
+        return HeadShape(
+            num_outputs,
+            feature_dim=spec.feature_dim,
+            sequence_length=spec.sequence_length,
+            num_signals=len(spec.signal_names),
+            fusion=fusion,
+            recording_frames=spec.recording_frames,
+            sound_dim=spec.sound_dim,
+            is_read=is_read,
+        )
 
 
 class SequenceNetwork(nn.Module):
@@ -60,6 +79,16 @@ class SequenceNetwork(nn.Module):
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
         self.input_names = tuple(name for modality in modalities for name in INPUTS[modality])
+
+    def output_layers(self) -> list[nn.Linear]:
+        """Return the linear layers whose sum the logits are: the last one, unless a network has another way to them."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear)][-1:]
+
+    def set_front(self, *, weight: Tensor, bias: Tensor) -> None:
+        """Take the probe (C, D) and (C,) whose answers the network was trained on: it is given features from now on."""
+        for module in self.modules():
+            if isinstance(module, Front):
+                module.weight, module.bias = weight, bias
 
     def set_feature_statistics(self, *, mean: Tensor, scale: Tensor) -> None:
         """Take mean and scale (D,) of the training participants' features; a network without frames ignores them."""
@@ -76,10 +105,12 @@ class SequenceEntry(ModelEntry):
     Attributes:
         build_head: Makes the network.
         context_s: Seconds of sound and signals around a frame, unless the settings say otherwise.
+        recording_frames: Frames of the whole recording beside the window, unless the settings say otherwise.
     """
 
     build_head: Callable[[HeadShape], SequenceNetwork] | None = None
     context_s: float = 2.0
+    recording_frames: int = 0
 
     @property
     def needs_encoder(self) -> bool:
@@ -94,6 +125,7 @@ def sequence_entry(
     modalities: tuple[str, ...],
     build_head: Callable[[HeadShape], SequenceNetwork],
     context_s: float = 2.0,
+    recording_frames: int = 0,
 ) -> SequenceEntry:
     """Return the `ENTRY` of a sequence network."""
     return SequenceEntry(
@@ -107,15 +139,16 @@ def sequence_entry(
         build=None,
         build_head=build_head,
         context_s=context_s,
+        recording_frames=recording_frames,
     )
 
 
 def example_inputs(spec: WindowSpec, *, num: int) -> dict[str, Tensor]:
     """Return inputs of the shapes that a spec asks for: zeros, with everything known."""
     shapes: dict[str, tuple[int, ...]] = {
-        "features": (spec.sequence_length, spec.feature_dim),
-        "frame_mask": (spec.sequence_length,),
-        "audio": (NUM_MELS, spec.num_sound_steps),
+        "features": (spec.num_frames, spec.feature_dim),
+        "frame_mask": (spec.num_frames,),
+        "audio": (spec.sound_dim, spec.num_sound_steps),
         "audio_mask": (1,),
         "signals": (len(spec.signal_names), spec.num_signal_steps),
         "signals_mask": (len(spec.signal_names),),
@@ -138,6 +171,24 @@ class Standardise(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return (N, T, D) for features (N, T, D) and mask (N, T)."""
         return (features - self.mean) / self.scale * mask[:, :, None]
+
+
+class Front(nn.Module):
+    """A probe's answers in place of features, where the network was trained on those; else nothing."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", None)
+        self.register_buffer("bias", None)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return (N, T, C) for features (N, T, D) and mask (N, T); the mask's zeros stay zeros."""
+        if self.weight is None or self.bias is None:
+            return features
+        return F.linear(features, self.weight, self.bias) * mask[:, :, None]
 
 
 class Attention(nn.Module):
@@ -208,34 +259,6 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
-class FrameEncoder(nn.Module):
-    """Features of T frames to tokens: standardise, project, add learned positions, a transformer over time."""
-
-    def __init__(self, shape: HeadShape, *, width: int = WIDTH, num_layers: int = NUM_LAYERS) -> None:
-        super().__init__()
-        self.centre = shape.sequence_length // 2
-        self.standardise = Standardise(shape.feature_dim)
-        self.drop_features = nn.Dropout(DROPOUT_FEATURES)
-        self.project = nn.Linear(shape.feature_dim, width)
-        self.positions = nn.Parameter(torch.zeros(1, shape.sequence_length, width))
-        self.layers = nn.ModuleList(Layer(width) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(width)
-        nn.init.trunc_normal_(self.positions, std=0.02)
-
-    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Return tokens (N, T, width) for features (N, T, D) and mask (N, T)."""
-        given = self.drop_features(self.standardise(features, mask))
-        tokens = (self.project(given) + self.positions) * mask[:, :, None]
-        for layer in self.layers:
-            tokens = layer(tokens, mask)
-        normed: Tensor = self.norm(tokens) * mask[:, :, None]
-        return normed
-
-    def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return (N, 2 width): the mean over time beside the token of the frame in the middle."""
-        return torch.cat((masked_mean(tokens, mask), tokens[:, self.centre]), dim=1)
-
-
 class PositionPool(nn.Module):
     """A weighted mean over positions, the weights learned for every channel; it starts around the middle."""
 
@@ -275,9 +298,11 @@ class WaveNet(nn.Module):
     columns of a window know most of it.
     """
 
-    def __init__(self, *, width: int = WIDTH, channels: int = 32, num_layers: int = 5) -> None:
+    def __init__(self, *, given: int = NUM_MELS, width: int = WIDTH, channels: int = 32, num_layers: int = 5) -> None:
         super().__init__()
-        self.first = nn.Conv1d(NUM_MELS, channels, kernel_size=2, stride=2)
+        # Features of an encoder have scales of their own; the spectrogram has one already.
+        self.scale = nn.Identity() if given == NUM_MELS else nn.BatchNorm1d(given, affine=False)
+        self.first = nn.Conv1d(given, channels, kernel_size=2, stride=2)
         self.blocks = nn.ModuleList(
             CausalBlock(channels, skip=width // 2, dilation=2**number) for number in range(num_layers)
         )
@@ -286,6 +311,7 @@ class WaveNet(nn.Module):
 
     def forward(self, audio: Tensor, mask: Tensor) -> Tensor:
         """Return tokens (N, NUM_TOKENS, width) of log-mel windows (N, M, L) with mask (N, 1); 0 where it is 0."""
+        audio = self.scale(audio)
         # An odd number of steps is filled up, so that none is lost.
         going: Tensor = self.first(F.pad(self.dropout(audio), (0, audio.shape[2] % 2)))
         total: Tensor | None = None
@@ -333,9 +359,12 @@ def average_steps(maps: Tensor, num: int) -> Tensor:
 
 
 class Classify(nn.Module):
-    """The last two layers: (N, given) to logits (N, num_outputs)."""
+    """The last two layers: (N, given) to logits (N, num_outputs).
 
-    def __init__(self, given: int, *, num_outputs: int, width: int = WIDTH) -> None:
+    What goes straight to the last layer, past the first, comes beside: (N, beside).
+    """
+
+    def __init__(self, given: int, *, num_outputs: int, beside: int = 0, width: int = WIDTH) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.LayerNorm(given),
@@ -343,10 +372,12 @@ class Classify(nn.Module):
             nn.Linear(given, width),
             nn.GELU(),
             nn.Dropout(DROPOUT),
-            nn.Linear(width, num_outputs),
         )
+        self.last = nn.Linear(width + beside, num_outputs)
+        nn.init.zeros_(self.last.weight[:, width:])
 
-    def forward(self, pooled: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, beside: Tensor | None = None) -> Tensor:
         """Return logits."""
-        logits: Tensor = self.layers(pooled)
+        hidden = self.layers(pooled)
+        logits: Tensor = self.last(hidden if beside is None else torch.cat((hidden, beside), dim=1))
         return logits

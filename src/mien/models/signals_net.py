@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from mien.models.sequence_parts import (
-    NUM_TOKENS,
-    WIDTH,
-    Classify,
-    HeadShape,
-    PositionPool,
-    SequenceNetwork,
-    SignalEncoder,
-    sequence_entry,
-)
-
-MODALITIES = ("signals",)
+from mien.models.moment_network import MomentNetwork
+from mien.models.sequence_parts import HeadShape, SequenceNetwork, SignalEncoder, sequence_entry
 
 
-class SignalsNet(SequenceNetwork):
-    """The signals around a moment to the logits of that moment."""
-
-    def __init__(self, shape: HeadShape) -> None:
-        super().__init__(MODALITIES)
-        self.sensors = SignalEncoder(shape.num_signals)
-        self.pool = PositionPool(NUM_TOKENS, WIDTH)
-        self.classify = Classify(WIDTH, num_outputs=shape.num_outputs)
-
-    def forward(self, signals: Tensor, signals_mask: Tensor) -> Tensor:
-        """Return logits (N, num_outputs) for signals (N, S, L2) and signals_mask (N, S)."""
-        logits: Tensor = self.classify(self.pool(self.sensors(signals, signals_mask)))
-        return logits
+def build_head(shape: HeadShape) -> SequenceNetwork:
+    """Return the network."""
+    return MomentNetwork("signals", SignalEncoder(shape.num_signals), num_outputs=shape.num_outputs)
 
 
 ENTRY = sequence_entry(
     "signals_net",
     summary="sensors alone (skin conductance, gaze): convolutions over their signals",
-    modalities=MODALITIES,
-    build_head=SignalsNet,
+    modalities=("signals",),
+    build_head=build_head,
     context_s=6.0,
 )

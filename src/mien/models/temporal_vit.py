@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mien.models.sequence_parts import WIDTH, Classify, FrameEncoder, HeadShape, SequenceNetwork, sequence_entry
+from mien.models.frame_encoder import FrameEncoder
+from mien.models.sequence_parts import WIDTH, Classify, HeadShape, SequenceNetwork, sequence_entry
 
 MODALITIES = ("video",)
 
@@ -21,13 +22,15 @@ class TemporalTransformer(SequenceNetwork):
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__(MODALITIES)
-        self.frames = FrameEncoder(shape)
-        self.classify = Classify(2 * WIDTH, num_outputs=shape.num_outputs)
+        # Few readings need no more than half the width.
+        self.frames = FrameEncoder(shape, width=WIDTH // 2 if shape.recording_frames else WIDTH)
+        # The straight way from the range to the answer: on few people the long one alone would hardly find it.
+        self.classify = Classify(self.frames.width, num_outputs=shape.num_outputs, beside=self.frames.range_width)
 
     def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
-        """Return logits (N, num_outputs) for features (N, T, D) and frame_mask (N, T)."""
-        tokens = self.frames(features, frame_mask)
-        logits: Tensor = self.classify(self.frames.pool(tokens, frame_mask))
+        """Return logits (N, num_outputs) for features (N, T + K, D) and frame_mask (N, T + K)."""
+        tokens, ranged = self.frames(features, frame_mask)
+        logits: Tensor = self.classify(self.frames.pool(tokens, ranged, frame_mask), ranged)
         return logits
 
 
@@ -36,4 +39,5 @@ ENTRY = sequence_entry(
     summary="transformer over the frozen features of neighbouring frames (temporal_vit@BACKBONE; @hog: no weights)",
     modalities=MODALITIES,
     build_head=TemporalTransformer,
+    recording_frames=48,
 )

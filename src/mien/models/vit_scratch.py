@@ -5,6 +5,9 @@ Dosovitskiy et al. 2021, "An image is worth 16x16 words", with pre-normalisation
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that PyTorch's own documentation uses)
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mien.core.errors import UserError
 from mien.models.classifier import BuildOptions, BuiltModel, Classifier, ModelEntry, from_scratch
+from mien.models.maps import MapParts
 
 NAME = "vit_scratch"
 PATCH_PX = 16
@@ -34,11 +38,24 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix tokens (N, T, width) to the same shape."""
+        return self._join(F.scaled_dot_product_attention(*self._split(tokens)))
+
+    def explicit(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Do the same with the weights (N, heads, T, T) in the open, which the fused kernel doesn't give."""
+        query, key, value = self._split(tokens)
+        weights = F.softmax(query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1]), dim=-1)
+        return self._join(weights @ value), weights
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value, each (N, heads, T, width / heads)."""
         num, length, width = tokens.shape
         qkv = self.qkv(tokens).reshape(num, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.dropout(self.project(mixed.transpose(1, 2).reshape(num, length, width)))
+        return query, key, value
+
+    def _join(self, mixed: Tensor) -> Tensor:
+        """Project what the heads gave (N, heads, T, width / heads) to tokens (N, T, width)."""
+        projected: Tensor = self.dropout(self.project(mixed.transpose(1, 2).flatten(2)))
         return projected
 
 
@@ -126,6 +143,22 @@ def build(options: BuildOptions) -> BuiltModel:
     return from_scratch(NAME, classifier=classifier, options=options, feature_dim=WIDTH)
 
 
+def find_maps(encoder: nn.Module) -> MapParts:
+    """Return the attention of all layers, and the last one's first norm.
+
+    Classes are read off the class token, to which the other tokens of the last layer's output no longer contribute; so
+    Grad-CAM looks at what that layer's attention is given.
+    """
+    own = tuple(module for module in encoder.modules() if isinstance(module, Attention))
+    last = encoder.get_submodule(f"blocks.{len(own) - 1}.norm_attention")
+    return MapParts(last, has_tokens=True, attentions=own, read_attention=_read_attention)
+
+
+def _read_attention(module: nn.Module, args: tuple[Any, ...], _: Any) -> tuple[Tensor, Tensor]:
+    assert isinstance(module, Attention), "what `find_maps` gave"
+    return module.explicit(args[0])
+
+
 ENTRY = ModelEntry(
     name=NAME,
     summary="small vision transformer (4 layers), from scratch",
@@ -136,4 +169,5 @@ ENTRY = ModelEntry(
     # Without a warm-up 3e-4 and more stayed at chance for 3 epochs on 2,773 frames; 1e-4 had .77 by then.
     scratch_lr=1e-4,
     build=build,
+    maps=find_maps,
 )

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mien.annotations.formats import read_export
 from mien.core.errors import UserError
 from mien.core.progress import say
 from mien.core.types import Audio
+from mien.data.dataset import num_moments
 from mien.media.audio import read_audio
 from mien.media.container import has_audio, has_video
 from mien.media.signals import SignalTable, resample
-from mien.media.video import sample_frames
+from mien.media.video import DecodeLog, sample_frames
 from mien.runtime.bundle import Bundle
 
 
@@ -27,11 +29,17 @@ class SeenFrames:
         pts_s: (F,) times, s.
         face_found: (F,) whether a face was found.
         features: (F, D), NaN where there is none; D is 0 where nobody looks.
+        faces: `data.pictures.FRAME_COLUMNS` and `QUALITY_COLUMNS` of the participant's face, F rows; None where nobody
+            looks.
+        damage: What was lost of the recording, such as an end that the file declares and that isn't there; empty where
+            nothing was.
     """
 
     pts_s: NDArray[np.float64]
     face_found: NDArray[np.bool_]
     features: NDArray[np.float32]
+    faces: pd.DataFrame | None = None
+    damage: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,17 @@ def sampled_times(path: Path, *, fps: float) -> SeenFrames:
         MediaError: It can't be read.
     """
     if has_video(path):
-        pts_s = np.array([frame.pts_s for frame in sample_frames(path, fps=fps, threads=1)], np.float64)
+        log = DecodeLog()
+        pts_s = np.array([frame.pts_s for frame in sample_frames(path, fps=fps, threads=1, log=log)], np.float64)
+        damage = log.describe_loss()
     else:
+        damage = ""
         audio = read_audio(path)
         end_s = 0.0 if audio is None else len(audio.samples) / audio.rate_hz
-        pts_s = (0.0 if audio is None else audio.start_s) + np.arange(0.0, end_s, 1.0 / fps)
-    return SeenFrames(pts_s, np.zeros(len(pts_s), bool), np.empty((len(pts_s), 0), np.float32))
+        count = num_moments(end_s, fps=fps) if end_s else 0
+        pts_s = (0.0 if audio is None else audio.start_s) + np.arange(count) / fps
+    features = np.empty((len(pts_s), 0), np.float32)
+    return SeenFrames(pts_s, np.zeros(len(pts_s), bool), features, damage=damage)
 
 
 def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | None) -> Beside:
@@ -76,11 +89,13 @@ def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | Non
         UserError: The export can't be read, or there is nothing of all that the model looks at.
     """
     windows = bundle.spec.windows
-    if windows is None:
+    if windows is None and not bundle.needs_sound:
         return Beside(None, None)
-    audio = read_audio(path, rate_hz=windows.audio_rate_hz) if bundle.needs_sound and has_audio(path) else None
+    rate_hz = bundle.spec.sampling.audio_rate_hz if windows is None else windows.audio_rate_hz
+    audio = read_audio(path, rate_hz=rate_hz) if bundle.needs_sound and has_audio(path) else None
     table = None
     if bundle.needs_signals and signals is not None:
+        assert windows is not None, "a model of signals looks at windows of them"
         table = resample(read_export(signals).signals, start_s=0.0, end_s=end_s, rate_hz=windows.signals_hz)
         if not set(table.names) & set(windows.signal_names):
             raise UserError(
@@ -92,7 +107,7 @@ def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | Non
         lacking.append("sound")
     if bundle.needs_signals and table is None:
         lacking.append("signals (--signals names a sensor export)")
-    if lacking and len(lacking) == len(windows.modalities):
+    if lacking and len(lacking) == len(bundle.spec.modalities):
         raise UserError(f"{path.name}: {bundle.spec.label} needs {' and '.join(lacking)}, and there are none.")
     if lacking:
         say(f"{path.name}: no {' and no '.join(lacking)}; the model goes on without.")

@@ -1,284 +1,283 @@
-"""A bundle on new recordings: video to timeline, through the runtime alone (no torch)."""
+"""A bundle on new recordings: files to timelines, events and pages, through the runtime alone (no torch).
+
+Every video is done or not: what it needs is written first, `<name>.predicted.json` last. So a run that was killed goes
+on with the first video that isn't done, and one that failed leaves nothing old behind.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mien.core.errors import UserError
-from mien.core.progress import progress, say
-from mien.core.storage import write_csv, write_text
-from mien.data.dataset import sample_ends
-from mien.data.pictures import CROPS_FILE, PictureSettings, make_pictures
-from mien.media.detectors import FaceDetector, make_detector
-from mien.media.video import probe_video
-from mien.predict.beside import SeenFrames, read_beside, sampled_times
+from mien.core.progress import say
+from mien.core.storage import write_csv, write_parquet, write_text
+from mien.media.container import has_video
+from mien.predict.annotated_copy import write_annotated_copy
 from mien.predict.elan_timeline import write_elan_timeline
+from mien.predict.outputs import (
+    Job,
+    Options,
+    check_copies,
+    find_jobs,
+    finished_result,
+    identity_of,
+    may_write,
+    remove_results,
+    write_stamp,
+)
+from mien.predict.recording import Prediction, counted, predict_recording, predict_timeline
+from mien.predict.seeing import check_long_enough, picture_settings, sample_crops
+from mien.predict.timeline_events import TimelineEvents, announce_events, timeline_events, write_events
 from mien.predict.timeline_page import timeline_page
-from mien.runtime.bundle import Bundle, Sampling
+from mien.predict.truth import (
+    NO_EVIDENCE,
+    add_truth,
+    agreement,
+    agreement_lines,
+    annotations_of,
+    truth_table,
+)
+from mien.runtime.bundle import Bundle
 
-CROP_BLOCK = 32
+__all__ = [
+    "AllFailedError",
+    "check_long_enough",
+    "picture_settings",
+    "predict_files",
+    "predict_timeline",
+    "sample_crops",
+]
+
+FAILURES_FILE = "failures.csv"
+MOSTLY = 0.5
+"""Above this share of abstentions the user is told at once, not only on the page."""
 
 
-@dataclass(frozen=True)
-class SampledCrop:
-    """What is seen of one sampled frame.
+class AllFailedError(UserError):
+    """No video could be predicted.
 
     Attributes:
-        pts_s: Presentation time, seconds.
-        crop: (size_px, size_px, 3) uint8; None where there is no face to cut out.
-        face_found: Whether a face was found.
+        results: What `predict_files` would have returned.
     """
 
-    pts_s: float
-    crop: NDArray[np.uint8] | None
-    face_found: bool
+    def __init__(self, results: list[dict[str, Any]]) -> None:
+        self.results = results
+        errors = [str(item["error"]) for item in results]
+        many = f"None of {len(errors)} videos could be predicted."
+        super().__init__(errors[0] if len(errors) == 1 else "\n  ".join([many, *errors]))
+
+
+@dataclass
+class _Written:
+    """What was made of a video so far.
+
+    Attributes:
+        facts: What its result says.
+        keys: Files that are written, of `outputs.SUFFIXES`.
+        problems: What is wrong with the video or was left out, though it is predicted.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 def predict_files(
-    bundle_path: Path, *, videos: Sequence[Path], out: Path, elan: bool = False, signals: Sequence[Path] = ()
+    model: Path | Bundle,
+    *,
+    videos: Sequence[Path],
+    out: Path,
+    elan: bool = False,
+    signals: Sequence[Path] = (),
+    purpose: str = "",
+    video: bool = False,
+    blur: bool = False,
+    annotations: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Predict each video and write `<name>.timeline.csv` and `<name>.html`.
+    """Predict each video and write `<name>.timeline.csv` and `.parquet`, `<name>.events.csv` and `<name>.html`.
+
+    A video whose results are there, whole, of the same bundle and options isn't predicted again.
 
     Args:
-        bundle_path: Folder of the bundle.
-        videos: Video files; one that can't be read is reported and doesn't stop the others.
+        model: Folder of the bundle, or the bundle where it is open already.
+        videos: Videos, and folders whose recordings are meant; one that can't be read is reported and doesn't stop the
+            others.
         out: Folder for the results.
         elan: Also write `<name>.eaf`, for a person to correct in ELAN.
         signals: Sensor exports, one per video in their order, for a model that looks at signals; none: it goes without.
+        purpose: What it is predicted for; some purposes are refused.
+        video: Also write `<name>.mp4`, the video with its sound and what is predicted drawn under it.
+        blur: Cover all faces in that video; it is written then without `video`, too.
+        annotations: An export, a dataset or a study that says what is annotated of the videos; it is written and shown
+            beside the prediction, with `<name>.truth.csv`.
 
     Returns:
-        Per video: video, and frames, faces, timeline, plot (and elan); or error, where it can't be predicted.
+        Per video: video, and frames, faces, abstained (frames), timeline, timeline_parquet, plot, events (None where
+        none can be said), problem (what was lost of it; empty), and elan, annotated, truth, agreement where they were
+        asked for; or error, where it can't be predicted.
 
     Raises:
-        UserError: Not a bundle, no video could be read, or another number of exports than of videos.
+        UserError: Not a bundle, no video, or another number of exports than of videos.
+        AllFailedError: No video could be predicted.
+        RefusedError: A purpose of hiring, employment or education.
     """
-    bundle = Bundle.open(bundle_path)
-    exports = _exports(bundle, videos=videos, signals=signals)
+    bundle = model if isinstance(model, Bundle) else Bundle.open(model)
+    bundle.check_use(purpose=purpose)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file. Give a folder.")
-    results: list[dict[str, Any]] = []
-    errors: list[UserError] = []
-    for video, name, export in zip(videos, _distinct_names(videos), exports, strict=True):
-        try:
-            timeline = predict_timeline(bundle, video, signals=export)
-        except UserError as error:
-            errors.append(error)
-            results.append({"video": str(video), "error": str(error)})
-            continue
-        timeline_path, plot_path = out / f"{name}.timeline.csv", out / f"{name}.html"
-        write_csv(timeline_path, timeline.round({"start_s": 6, "end_s": 6}))
-        write_text(plot_path, timeline_page(timeline, spec=bundle.spec, title=video.name))
-        faces = int(timeline["face_found"].sum())
-        if faces == 0 and bundle.spec.modalities == ("video",) and bundle.spec.sampling.crop == "face":
-            say(f"{video}: no face was found in any of {len(timeline)} sampled frames, so nothing is predicted.")
-        results.append(
-            {
-                "video": str(video),
-                "frames": len(timeline),
-                "faces": faces,
-                "timeline": str(timeline_path),
-                "plot": str(plot_path),
-            }
-        )
-        if elan:
-            path = out / f"{name}.eaf"
-            write_elan_timeline(path, timeline, spec=bundle.spec, video=video)
-            results[-1]["elan"] = str(path)
-    if len(errors) == len(results):
-        raise errors[0] if errors else UserError("No video given.")
-    failed = pd.DataFrame([item for item in results if "error" in item], columns=["video", "error"])
-    if len(failed):
-        write_csv(out / "failures.csv", failed)
-        for reason in failed["error"]:
-            say(f"Not predicted: {reason}")
+    options = Options(elan=elan, video=video or blur, blur=blur, annotations=annotations)
+    jobs = find_jobs(videos, out=out, signals=signals, bundle=bundle)
+    if not jobs:
+        raise UserError("No video given.")
+    if options.video:
+        check_copies(jobs)
+    announce_events(bundle.spec)
+    results = [_result(bundle, job, options=options) for job in jobs]
+    _tell_failures(results, out=out)
+    if all("error" in item for item in results):
+        raise AllFailedError(results)
     return results
 
 
-def predict_timeline(bundle: Bundle, video: Path, *, signals: Path | None = None) -> pd.DataFrame:
-    """Predict one video.
-
-    Args:
-        bundle: The model.
-        video: A video file; for a model that only listens also a sound file.
-        signals: Sensor export on the video's clock, for a model that looks at signals.
-
-    Returns:
-        A row per sampled frame: recording_id, start_s, end_s (half-open, seconds), logit_* and prob_* (NaN where there
-        is no face and, for a model that uses them, neither sound nor signals), face_found.
-
-    Raises:
-        MediaError: The video can't be read.
-        UserError: It shows a face for too short a time for the bundle's personal baseline, or has nothing of what the
-            model looks at.
-    """
-    bundle.baseline.check_new_recording()
-    seen = _see(bundle, video) if bundle.needs_pictures else sampled_times(video, fps=bundle.spec.sampling.fps)
-    end_s = float(sample_ends(seen.pts_s, fps=bundle.spec.sampling.fps)[-1]) if len(seen.pts_s) else 0.0
-    beside = read_beside(bundle, video, end_s=end_s, signals=signals)
-    logits = bundle.logits(seen.features, pts_s=seen.pts_s, audio=beside.audio, signals=beside.signals)
-    return _timeline(video.stem, pts_s=seen.pts_s, logits=logits, face_found=seen.face_found, bundle=bundle)
+def _result(bundle: Bundle, job: Job, *, options: Options) -> dict[str, Any]:
+    """Predict a video unless it is done; an error of the user's or of the file is its result."""
+    try:
+        identity = identity_of(job, bundle=bundle, options=options)
+        if (done := finished_result(job, identity=identity)) is not None:
+            say(f"{job.video}: its results are there already, of this bundle.")
+            return done
+        remove_results(job)
+        written = _write_results(bundle, job, options=options)
+        return write_stamp(job, identity=identity, facts=written.facts, keys=written.keys)
+    except UserError as error:
+        remove_results(job)
+        return {"video": str(job.video), "error": str(error)}
 
 
-def _see(bundle: Bundle, video: Path) -> SeenFrames:
-    spec = bundle.spec
-    times, found = list[float](), list[bool]()
-    features = _FeatureBlocks(bundle)
-    duration_s = probe_video(video).duration_s
-    total = max(1, round(duration_s * spec.sampling.fps)) if duration_s else 0
-    detector = make_detector(spec.sampling.detector, weights=bundle.detector_weights)  # type: ignore[arg-type]
-    with progress(f"Predicting {video.name}", total=total) as advance:
-        samples = sample_crops(video, sampling=spec.sampling, detector=detector, sampled=lambda: advance(""))
-        for sample in samples:
-            times.append(sample.pts_s)
-            found.append(sample.face_found)
-            features.add(sample.crop)
-    check_long_enough(bundle, video, num_faces=features.num_crops)
-    return SeenFrames(np.asarray(times, np.float64), np.asarray(found, bool), features.table())
+def _tell_failures(results: Sequence[dict[str, Any]], *, out: Path) -> None:
+    """Say and write what failed and what was lost of videos; without any, no file of an earlier run stays."""
+    rows = [
+        {"video": item["video"], "predicted": "error" not in item, "reason": item.get("error") or item["problem"]}
+        for item in results
+        if item.get("error") or item["problem"]
+    ]
+    path = out / FAILURES_FILE
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    write_csv(path, pd.DataFrame(rows))
+    failed = [row for row in rows if not row["predicted"]]
+    if failed and len(failed) < len(results):
+        for row in failed:
+            say(f"Not predicted: {row['reason']}")
+        say(f"{len(failed)} of {len(results)} videos could not be predicted; {path} says why.")
 
 
-def _exports(bundle: Bundle, *, videos: Sequence[Path], signals: Sequence[Path]) -> list[Path | None]:
-    if signals and not bundle.needs_signals:
-        raise UserError(f"{bundle.spec.label} looks at no signals. Leave --signals out.")
-    if signals and len(signals) != len(videos):
-        raise UserError(f"Got {len(signals)} sensor exports for {len(videos)} videos. Give one --signals per video.")
-    return list(signals) or [None] * len(videos)
+def _write_results(bundle: Bundle, job: Job, *, options: Options) -> _Written:
+    """Predict a video and write all that is made of it but the stamp."""
+    written = _Written()
+    tables = None
+    if options.annotations is not None:
+        try:
+            tables = annotations_of(options.annotations, video=job.video)
+        except UserError as error:
+            written.problems.append(f"Nothing is shown beside the prediction. {error}")
+    prediction = predict_recording(bundle, job.video, signals=job.signals)
+    if prediction.damage:
+        written.problems.append(f"{job.video.name}: {prediction.damage}; what is there is predicted.")
+    timeline = prediction.timeline
+    if tables is not None:
+        try:
+            timeline = add_truth(timeline, tables, labels=bundle.spec.labels)
+        except UserError as error:
+            written.problems.append(f"Nothing is shown beside the prediction. {error}")
+    events = timeline_events(timeline, spec=bundle.spec)
+    _write_tables(bundle, job, timeline=timeline, events=events, written=written)
+    if options.elan and may_write(job, "elan"):
+        write_elan_timeline(job.path("elan"), timeline, spec=bundle.spec, video=job.video)
+        written.keys.append("elan")
+    if options.video:
+        _write_copy(bundle, job, prediction=prediction, events=events, options=options, written=written)
+    problem = " ".join(written.problems)
+    for text in written.problems:
+        say(text)
+    _tell_abstentions(job, timeline)
+    written.facts = {
+        "frames": len(timeline),
+        "faces": int(timeline["face_found"].sum()),
+        "abstained": int((~counted(timeline)).sum()),
+        **written.facts,
+        "problem": problem,
+    }
+    return written
 
 
-def check_long_enough(bundle: Bundle, video: Path, *, num_faces: int) -> None:
-    """Refuse a video that shows a face for too short a time for the bundle's personal baseline.
-
-    Args:
-        bundle: The model.
-        video: The video, named in the message.
-        num_faces: Sampled frames with a face; none is no reason to refuse, nothing is predicted then.
-
-    Raises:
-        UserError: The face is seen for less than the baseline needs.
-    """
-    seen_s, needed_s = num_faces / bundle.spec.sampling.fps, bundle.baseline.needed_s
-    if 0 < seen_s < needed_s:
-        raise UserError(
-            f"{video.name} shows a face for {seen_s:.1f} s, and the bundle's personal baseline ({bundle.baseline}) "
-            f"needs {needed_s:g} s. Use a longer recording, or a bundle without a baseline."
-        )
-
-
-class _FeatureBlocks:
-    """Features of crops as they come: pixels are held for one block, features for the whole recording.
-
-    The personal baseline needs all of them; at one sample per second, an hour of 1,280 features is 18 MB.
-    """
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
-        self._crops: list[NDArray[np.uint8]] = []
-        self._parts: list[NDArray[np.float32]] = []
-        self._seen: list[bool] = []
-
-    @property
-    def num_crops(self) -> int:
-        """Samples that have a crop."""
-        return sum(self._seen)
-
-    def add(self, crop: NDArray[np.uint8] | None) -> None:
-        """Add the crop of the next sample, None where it has none."""
-        self._seen.append(crop is not None)
-        if crop is not None:
-            self._crops.append(crop)
-        if len(self._crops) == CROP_BLOCK:
-            self._flush()
-
-    def table(self) -> NDArray[np.float32]:
-        """Return the features (N, D) of all samples; NaN where there was no crop."""
-        self._flush()
-        width = self._parts[0].shape[1] if self._parts else 1
-        table = np.full((len(self._seen), width), np.nan, np.float32)
-        if self._parts:
-            table[np.asarray(self._seen)] = np.concatenate(self._parts)
-        return table
-
-    def _flush(self) -> None:
-        if self._crops:
-            self._parts.append(self._bundle.features(np.stack(self._crops)))
-            self._crops = []
-
-
-def picture_settings(sampling: Sampling) -> PictureSettings:
-    """Return how a bundle makes its pictures, as `make_pictures` takes it: what `prepare` did."""
-    return PictureSettings(
-        fps=sampling.fps,
-        crop=sampling.crop,
-        face=sampling.face,
-        size_px=sampling.size_px,
-        margin=sampling.margin,
-        detect_every=sampling.detect_every,
+def _write_tables(
+    bundle: Bundle, job: Job, *, timeline: pd.DataFrame, events: TimelineEvents, written: _Written
+) -> None:
+    """Write timeline, events, truth, and the page."""
+    labels = bundle.spec.labels
+    rounded = timeline.round({"start_s": 6, "end_s": 6})
+    write_csv(job.path("timeline"), rounded)
+    write_parquet(job.path("timeline_parquet"), rounded)
+    written.keys += ["timeline", "timeline_parquet", "plot"]
+    if write_events(job.path("events"), events, video=job.video) is not None:
+        written.keys.append("events")
+    beside = []
+    if any(str(column).startswith("truth_") for column in timeline):
+        write_csv(job.path("truth"), truth_table(rounded, labels=labels))
+        written.keys.append("truth")
+        written.facts["agreement"] = agreement(timeline, labels=labels)
+        beside = [*agreement_lines(written.facts["agreement"]), NO_EVIDENCE]
+        for line in beside:
+            say(line)
+    page = timeline_page(
+        timeline,
+        spec=bundle.spec,
+        title=job.video.name,
+        events=events,
+        beside=beside,
+        notes=written.problems,
     )
+    write_text(job.path("plot"), page)
 
 
-def sample_crops(
-    video: Path, *, sampling: Sampling, detector: FaceDetector, sampled: Callable[[], None] = lambda: None
-) -> Iterator[SampledCrop]:
-    """Sample a video and cut crops with the function that `prepare` uses.
-
-    Who the participant is is known at the end of the video, so crops wait in a temporary file; memory is one frame.
-
-    Args:
-        video: A video file.
-        sampling: Rate, crop, size and margin.
-        detector: The face detector.
-        sampled: Called after each sampled frame, before the first crop comes.
-
-    Raises:
-        MediaError: The video can't be read, or crops are of a panel and no face is found.
-    """
-    settings = picture_settings(sampling)
-    with tempfile.TemporaryDirectory(prefix="mien-") as name:
-        folder = Path(name)
-        made = make_pictures(video, settings=settings, detector=detector, folder=folder, sampled=sampled)
-        times, found = made.frames["pts_s"].to_numpy(np.float64), made.frames["face_found"].to_numpy(bool)
-        for start in range(0, len(times), CROP_BLOCK):
-            # A mapping per block: the pages of one that stays would count as this process's memory.
-            block = np.array(np.load(folder / CROPS_FILE, mmap_mode="r")[start : start + CROP_BLOCK])
-            for row, crop in enumerate(block, start=start):
-                shown = bool(found[row]) or sampling.crop != "face"
-                yield SampledCrop(pts_s=float(times[row]), crop=crop if shown else None, face_found=bool(found[row]))
-
-
-def _timeline(
-    recording_id: str,
-    *,
-    pts_s: NDArray[np.float64],
-    logits: NDArray[np.float64],
-    face_found: NDArray[np.bool_],
+def _write_copy(
     bundle: Bundle,
-) -> pd.DataFrame:
-    scheme = bundle.spec.labels
-    end_s = sample_ends(pts_s, fps=bundle.spec.sampling.fps)
-    table = pd.DataFrame({"recording_id": recording_id, "start_s": pts_s, "end_s": end_s})
-    seen = ~np.isnan(logits).any(axis=1)
-    probabilities = np.full_like(logits, np.nan)
-    probabilities[seen] = scheme.probabilities(logits[seen])
-    for prefix, values in (("logit", logits), ("prob", probabilities)):
-        for column, name in enumerate(scheme.output_names):
-            table[f"{prefix}_{name}"] = values[:, column]
-    table["face_found"] = face_found
-    return table
+    job: Job,
+    *,
+    prediction: Prediction,
+    events: TimelineEvents,
+    options: Options,
+    written: _Written,
+) -> None:
+    if not has_video(job.video):
+        written.problems.append(f"{job.video.name} has no picture, so there is no annotated video.")
+        return
+    if not may_write(job, "annotated"):
+        return
+    problem = write_annotated_copy(
+        job.path("annotated"), video=job.video, prediction=prediction, events=events, bundle=bundle, blur=options.blur
+    )
+    if problem:
+        written.problems.append(f"{job.path('annotated').name}: {problem}")
+    written.keys.append("annotated")
 
 
-def _distinct_names(videos: Sequence[Path]) -> list[str]:
-    """Name results after the videos; files of the same name in different folders get a number."""
-    names: list[str] = []
-    for video in videos:
-        name, number = video.stem, 2
-        while name in names:
-            name, number = f"{video.stem}-{number}", number + 1
-        names.append(name)
-    return names
+def _tell_abstentions(job: Job, timeline: pd.DataFrame) -> None:
+    """Say why little or nothing is said of a video."""
+    silent = timeline.loc[~counted(timeline), "abstained"]
+    if not len(timeline) or len(silent) <= MOSTLY * len(timeline):
+        return
+    share = f"{len(silent)} of {len(timeline)} sampled frames"
+    main = str(silent.value_counts().index[0])
+    if len(silent) == len(timeline) and (silent == main).all():
+        say(f"{job.video}: {main} was found in any of {len(timeline)} sampled frames, so nothing is predicted."
+            if main.startswith("no ") else f"{job.video}: no sampled frame counts ({main}).")  # fmt: skip
+    else:
+        say(f"{job.video}: {share} don't count, most of them because of: {main}.")

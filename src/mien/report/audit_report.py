@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mien.core.labels import annotated_by
 from mien.core.numbers import short_number
 from mien.core.storage import read_json, write_text
-from mien.report.audit_table import audit_line, check_rows
+from mien.report.audit_table import SEVERITIES, audit_line, check_rows
 from mien.report.page import Nullable, nullable, render
 
 MAX_PAIRS = 12
@@ -58,7 +58,8 @@ def write_audit_report(audit: Path, *, picture: Picture | None = None, blurred: 
     context = {
         "a": found,
         "title": f"Audit{about}",
-        "heading": HEADINGS.get(found["verdict"], ("NOT FINISHED", "the audit has no verdict")),
+        "heading": _heading(found),
+        "channels": _channels(found),
         "annotated_by": annotated_by(found["label_source"]),
         "checks": check_rows(found, overrides=overrides),
         "line": audit_line(found, overrides=overrides),
@@ -69,11 +70,30 @@ def write_audit_report(audit: Path, *, picture: Picture | None = None, blurred: 
         "blur_px": BLUR_PX,
         "shares": (evidence.get("copies") or {}).get("shares") or [],
         "references": _references(found),
-        "gaps": (evidence.get("leakage-gap") or {}).get("gaps") or [],
+        "gaps": _gaps(found),
     }
     page = audit.with_name("audit.html")
     write_text(page, render("audit.html.j2", context))
     return page
+
+
+def _heading(found: Mapping[str, Any]) -> tuple[str, str]:
+    word, said = HEADINGS.get(found["verdict"], ("NOT FINISHED", "the audit has no verdict"))
+    refused = [name for name, channel in (found["channels"] or {}).items() if channel["refused"]]
+    if refused and found["verdict"] == "warn":
+        return word, f"refused and dropped before any fit: {', '.join(refused)}; the other channels go on"
+    return word, said
+
+
+def _channels(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per channel of a target of several: its worst checks, and how many of each severity."""
+    rows: list[dict[str, Any]] = []
+    for name, channel in (found["channels"] or {}).items():
+        checks = channel["checks"] or []
+        bad = [check for word in ("fail", "warn") for check in checks if check["severity"] == word]
+        counts = [(word, sum(check["severity"] == word for check in checks)) for word in SEVERITIES]
+        rows.append(Nullable({**channel, "name": name, "bad": bad, "counts": counts}))
+    return rows
 
 
 def _pairs(evidence: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -120,9 +140,26 @@ def _data_uri(pixels: NDArray[np.uint8], *, blurred: bool) -> str:
 
 
 def _references(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Scores of what doesn't read the face, with the check that they belong to."""
+    """Scores of what doesn't read the face, with the check, and the channel, that they belong to."""
     return [
-        Nullable({**score, "check": check["name"], "title": check["title"] or check["name"]})
-        for check in found["checks"] or []
+        Nullable({**score, "check": check["name"], "title": check["title"] or check["name"], "channel": channel})
+        for channel, check in _all_checks(found)
         for score in (check["evidence"] or {}).get("scores") or []
     ]
+
+
+def _gaps(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        Nullable({**gap, "channel": channel})
+        for channel, check in _all_checks(found)
+        if check["name"] == "leakage-gap"
+        for gap in (check["evidence"] or {}).get("gaps") or []
+    ]
+
+
+def _all_checks(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The checks of the target, or of each of its channels, with the channel's name."""
+    channels = found["channels"] or {}
+    if not channels:
+        return [("", check) for check in found["checks"] or []]
+    return [(str(name), check) for name, channel in channels.items() for check in channel["checks"] or []]

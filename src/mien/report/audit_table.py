@@ -14,6 +14,12 @@ SHORT_NAMES = {"split-overlap": "overlap", "label-in-pixels": "face hidden", "ti
 USUAL = ("copies", "split-overlap", "clock", "label-in-pixels", "nuisances")
 """What the line names even where it is ok, in this order: what most often makes a score untrue."""
 
+BY_BOUND = ("label-in-pixels", "nuisances", "stimulus-locking")
+"""Checks of a score, of which the lower bound over participants is held against the threshold."""
+
+CLOCK_OFFSETS = ("offset_export_s", "offset_sound_s")
+"""What the clock check measures of clocks, under these names in `measured`."""
+
 MAX_ITEMS = 8
 MAX_VALUE = 14
 """Longest value, in characters, that stands in the line; longer ones are in the table."""
@@ -70,14 +76,23 @@ def audit_line(audit: Mapping[str, Any] | None, *, overrides: Collection[str]) -
 
 
 def check_rows(audit: Mapping[str, Any] | None, *, overrides: Collection[str]) -> list[dict[str, Any]]:
-    """Return the checks in their order, each with `overridden`."""
+    """Return the checks in their order, each with `overridden` and `bound`: whether a lower bound was measured."""
     checks = (audit or {}).get("checks") or []
-    return [Nullable({**check, "overridden": check["name"] in overrides}) for check in checks]
+    return [
+        Nullable(
+            {
+                **check,
+                "overridden": check["name"] in overrides,
+                "bound": check["name"] in BY_BOUND and check.get("measured") is not None,
+            }
+        )
+        for check in checks
+    ]
 
 
 def _item(check: Mapping[str, Any], overrides: Collection[str]) -> AuditItem:
     name, severity = str(check["name"]), str(check["severity"])
-    value = _short_value(name, check.get("measured"))
+    value = _short_value(name, check.get("measured"), beside=check.get("threshold"))
     return AuditItem(
         name,
         SHORT_NAMES.get(name, name.replace("-", " ")),
@@ -87,16 +102,28 @@ def _item(check: Mapping[str, Any], overrides: Collection[str]) -> AuditItem:
     )
 
 
-def _short_value(name: str, value: Any) -> str:
+def _short_value(name: str, value: Any, *, beside: Any) -> str:
     """Write the one number that says most: the worst of several."""
+    if name == "clock":
+        return _clock_value(value)
     if isinstance(value, Mapping):
-        if name == "copies":  # how many, not how alike
-            return measured(sum(item for item in value.values() if isinstance(item, int)))
+        if name == "copies":  # how many pairs, not how alike; one may be found by its pictures and by its file
+            return measured(max((item for item in value.values() if isinstance(item, int)), default=0))
         numbers = [item for item in value.values() if isinstance(item, int | float)]
-        numbers += [abs(item["value"]) for item in value.values() if isinstance(item, Mapping) and "value" in item]
         if not numbers:
             return ""
         value = max(numbers)
-    if name == "clock" and isinstance(value, int | float):
-        return f"±{1000 * value:.0f} ms" if value < 1 else f"±{value:.1f} s"
-    return "" if value is None else measured(value)
+    return "" if value is None else measured(value, beside)
+
+
+def _clock_value(value: Any) -> str:
+    """Write how far the clocks of export or sound and picture are apart; nothing where neither was measured.
+
+    What is measured beside it (a last annotation, a gap between samples) is no offset, and its largest isn't one.
+    """
+    if isinstance(value, Mapping):
+        offsets = [value[name] for name in CLOCK_OFFSETS if isinstance(value.get(name), Mapping)]
+        value = max((abs(float(offset["value"])) for offset in offsets), default=None)
+    if not isinstance(value, int | float):
+        return ""
+    return f"±{1000 * value:.0f} ms" if value < 1 else f"±{value:.1f} s"

@@ -29,6 +29,7 @@ FONT_PX = 12.5
 # Placeholder -> (CSS variable, fallback). Series colours are Okabe and Ito's, told apart with any colour vision.
 INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES_A, SERIES_B, FILL_A = "#0a0b04", "#0a0b05", "#0a0b06"
+Span = tuple[float, float]
 THEME = {
     INK: ("--ink", "#1c2530"),
     MUTED: ("--muted", "#5c6773"),
@@ -139,6 +140,33 @@ def coverage_chart(curve: Sequence[Mapping[str, Any]], *, name: str, title: str)
     axes.grid(color=GRID, linewidth=1)
     axes.set_xlabel("share of clips that is kept", color=MUTED)
     axes.set_ylabel("balanced accuracy", color=MUTED)
+    return _svg(figure, name=name, title=title)
+
+
+def event_chart(
+    rows: Sequence[tuple[str, Sequence[Span], Sequence[Span], Sequence[Span]]], *, name: str, title: str
+) -> str:
+    """Draw events over time, a row per recording: the annotated ones above, the predicted ones below.
+
+    Args:
+        rows: Per recording what it is called, when somebody looked, and the annotated and the predicted events: each
+            a start and an end, s.
+        name: Prefix of the ids in the SVG; unique on the page.
+        title: What a screen reader says.
+    """
+    figure, axes = _figure(780, 46 + 30 * len(rows), left=96, right=12, top=4, bottom=42)
+    for row, (_, looked, annotated, predicted) in enumerate(rows):
+        for start, end in looked:
+            axes.plot([start, end], [row, row], color=GRID, linewidth=1, zorder=1)
+        for spans, colour, offset in ((annotated, SERIES_A, -0.3), (predicted, SERIES_B, 0.04)):
+            bars = [(start, end - start) for start, end in spans]
+            axes.broken_barh(bars, (row + offset, 0.26), color=colour, linewidth=0, zorder=2)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.set_xlim(left=0)
+    axes.margins(x=0.01)
+    axes.grid(axis="x", color=GRID, linewidth=1)
+    axes.set_xlabel("time, s", color=MUTED)
     return _svg(figure, name=name, title=title)
 
 

@@ -17,8 +17,10 @@ from mien.core.labels import annotated_by
 from mien.core.storage import read_json, write_text
 from mien.report import charts, wording
 from mien.report.audit_table import check_rows
+from mien.report.channels import channel_context, scores_of
 from mien.report.coders import coder_context
 from mien.report.differences import chance_rows, difference_rows
+from mien.report.events import event_context, read_events
 from mien.report.first_page import first_page, meaning_of
 from mien.report.page import Nullable, nullable, render
 from mien.report.reliability import reliability_context
@@ -30,7 +32,7 @@ SAID_WHEN_REFUSED = (
     *("verdict", "verdict_reasons", "not_permitted", "audit", "overrides", "merged_participants"),
     *("title", "target", "label_source", "kind", "classes", "unit", "study", "participants", "independent"),
     *("minutes", "clips", "median_seconds_per_participant", "median_positive_seconds_per_participant", "fps"),
-    *("exclusions", "excluded", "failures", "command", "versions", "dataset", "seed"),
+    *("exclusions", "excluded", "failures", "command", "versions", "dataset", "seed", "channels"),
 )
 """Keys of a refused comparison that are read at all; none of them holds a model's score."""
 
@@ -56,6 +58,7 @@ def write_comparison_report(run: Path) -> Path:
         comparison,
         scores=None if refused else _read_scores(run / "scores.csv"),
         predictions=pd.read_parquet(predictions) if predictions.is_file() and not refused else None,
+        events=None if refused else read_events(run),
         histories={} if refused else _read_histories(run / "folds"),
         audit_page=AUDIT_PAGE if (run / AUDIT_PAGE).is_file() else "",
     )
@@ -69,6 +72,7 @@ def _context(
     *,
     scores: pd.DataFrame | None,
     predictions: pd.DataFrame | None,
+    events: pd.DataFrame | None,
     histories: Histories,
     audit_page: str,
 ) -> dict[str, Any]:
@@ -83,7 +87,8 @@ def _context(
     per = next((model["scored_per"] for model in models if model["scored_per"]), "participant mean")
     once = per != "participant mean"
     thing = "participant" if per == "participants" else "recording" if comparison["unit"] == "recording" else "moment"
-    people = _people(list(names), scores, metric="accuracy" if once else "balanced_accuracy")
+    whole = scores_of(scores, None)
+    people = _people(list(names), whole, metric="accuracy" if once else "balanced_accuracy")
     one_label = once or comparison["unit"] == "participant"
     return {
         "c": comparison,
@@ -91,7 +96,8 @@ def _context(
         "study": study,
         "title": wording.report_title(comparison),
         "headline": wording.headline_of(comparison),
-        "first": first_page(comparison, names=names, scores=scores),
+        "first": first_page(comparison, names=names, scores=whole),
+        **channel_context(comparison, names=names, scores=scores),
         "configurations": _configurations(comparison, models),
         "checks": check_rows(comparison["audit"], overrides=comparison["overrides"] or ()),
         "failing": wording.refusing(comparison),
@@ -100,7 +106,7 @@ def _context(
         "audit_page": audit_page,
         "annotated_by": annotated_by(comparison["label_source"]),
         "synthetic": bool(study["synthetic"]) or comparison["label_source"] == "synthetic",
-        "binary": comparison["kind"] != "multiclass",
+        "binary": comparison["kind"] in (None, "binary"),
         "classes": comparison["classes"] or [],
         "models": models,
         "selected": comparison["selected"],
@@ -115,19 +121,25 @@ def _context(
         "chances": chance_rows(models, names=names),
         **reliability_context(models, names=names),
         "coders": coder_context(comparison, names=names),
+        **event_context(comparison, names=names, table=events),
         "people": people if models else [],
         "one_label": one_label,
         "positive_people": _positive_people(people) if one_label else None,
         "class_counts": _class_counts(comparison, models),
         "counted": "participants" if once else f"{thing}s" if thing != "moment" else "clips",
         "curves": _learning_charts(names, histories),
-        "rocs": None if predictions is None else roc_charts(comparison, names=names, predictions=predictions),
+        "rocs": None if predictions is None else _rocs(comparison, names=names, predictions=predictions),
         "facts_of_run": wording.flattened(
             {key: comparison[key] for key in ("dataset", "kind", "classes", "fps", "folds", "seed")}
         ),
         "versions": wording.flattened(comparison["versions"] or {}),
         "settings": [(names[model["name"]], wording.flattened(model["settings"] or {})) for model in models],
     }
+
+
+def _rocs(comparison: Mapping[str, Any], *, names: Mapping[str, str], predictions: pd.DataFrame) -> Any:
+    """ROC curves of a target of classes; channels have average precision instead, which rare ones need."""
+    return [] if comparison["channels"] else roc_charts(comparison, names=names, predictions=predictions)
 
 
 def _without_scores(comparison: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +166,8 @@ def _read_scores(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     # A participant may be called "NA" or "007": ids stay text, and only an empty cell is a missing score.
-    return pd.read_csv(path, dtype={"participant_id": str, "model": str}, keep_default_na=False, na_values=[""])
+    texts: dict[str, type] = {"participant_id": str, "model": str, "channel": str}
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
 
 
 def _read_histories(folder: Path) -> Histories:

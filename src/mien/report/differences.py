@@ -96,10 +96,21 @@ def difference_rows(comparison: Mapping[str, Any], *, names: Mapping[str, str]) 
 def chance_rows(models: Sequence[Mapping[str, Any]], *, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the rows of the table of tests against chance; models without one are left out."""
     return [
-        {"name": names[str(model["name"])], "score": model["balanced_accuracy"], "test": model["chance"]}
+        {
+            "name": names[str(model["name"])],
+            "score": model["balanced_accuracy"],
+            "test": model["chance"],
+            "open": _holds_chance(model["balanced_accuracy"], chance=model["chance"]),
+        }
         for model in models
         if model["chance"]
     ]
+
+
+def _holds_chance(score: Mapping[str, Any] | None, *, chance: Mapping[str, Any]) -> bool:
+    """Say whether the interval over participants holds chance, so that a small p alone doesn't carry a claim."""
+    low, by_chance = (score or {}).get("low"), chance.get("null_mean")
+    return low is not None and by_chance is not None and float(low) <= float(by_chance)
 
 
 def _probability(share: float) -> str:

@@ -20,10 +20,11 @@ MAX_MODELS = 6
 
 # What says most about a score comes first. Of one family the highest has the row, as the rule of the audit is: the
 # larger score counts.
-ROWS_OF_THEIR_OWN = ("linear_probe@hog", "nuisances", "face hidden", "peer")
+ROWS_OF_THEIR_OWN = ("linear_probe@hog", "linear_probe@logmel", "nuisances", "face hidden", "peer")
 MEANINGS = {
     "linear_probe@hog": "what a bigger model has to beat",
-    "nuisances": "light, sharpness, face position and time alone",
+    "linear_probe@logmel": "what a bigger model has to beat",
+    "nuisances": "light or room, sharpness, face position or length, and time alone",
     "face hidden": "the picture without the face",
     "peer": "what the others' labels were at that moment",
     "majority": "always the most frequent class",
@@ -68,7 +69,7 @@ def first_page(
     models = {str(model["name"]): model for model in comparison["models"] or []}
     baselines = {name: row for name, row in (comparison["baselines"] or {}).items() if row}
     selected = comparison["selected"]
-    values = _values(scores)
+    values = score_values(scores)
     shown, others = _families(baselines)
     dotted = models | ({"selected": selected} if selected else {})
     landmarks = [_mean(baselines[name]) for name in shown]
@@ -193,8 +194,8 @@ def _mean(summary: Mapping[str, Any]) -> float:
     return -1.0 if mean is None else float(mean)
 
 
-def _values(scores: pd.DataFrame | None) -> dict[str, list[float]]:
-    """Balanced accuracy of every participant who has one, by model."""
+def score_values(scores: pd.DataFrame | None) -> dict[str, list[float]]:
+    """Return the balanced accuracy of every participant who has one, by model."""
     if scores is None:
         return {}
     known = scores.dropna(subset=["balanced_accuracy"])

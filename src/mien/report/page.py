@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mien.core import numbers
+from mien.core.labels import annotated_by
 from mien.report import wording
 
 
@@ -57,5 +58,6 @@ def _environment() -> Environment:
         "prose": wording.prose,
         "p_value": wording.p_value,
         "measured": wording.measured,
+        "annotated_by": annotated_by,
     }
     return environment

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mien.evaluation.abstention import LEAST_COVERAGE
+from mien.evaluation.groups import MIN_GROUP
 from mien.report import charts
 from mien.report.page import Nullable
 
@@ -23,7 +24,9 @@ def reliability_context(models: Sequence[Mapping[str, Any]], *, names: Mapping[s
         names: What each model is called on the page.
     """
     labelled = [(names[str(model["name"])], model) for model in models]
+    calibrated = [(model["calibration"] or {}).get("calibrated") for model in models]
     return {
+        "any_calibrated": any(calibrated),
         "calibrations": [
             _calibration(label, model["calibration"], index=index)
             for index, (label, model) in enumerate(labelled)
@@ -75,8 +78,11 @@ def _groups(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for index, model in enumerate(models):
         for group in model["groups"] or []:
             key = (str(group["attribute"]), str(group["group"]))
+            scored = (group["balanced_accuracy"] or {}).get("n", group["n"])
             facts = {"attribute": key[0], "group": key[1], "n": group["n"], "claim": group["claim"]}
+            facts["few"] = scored < MIN_GROUP
             row = rows.setdefault(key, {**facts, "scores": [None] * len(models)})
+            row["claim"] = row["claim"] or group["claim"]
             row["scores"][index] = group["balanced_accuracy"]
     return list(rows.values())
 

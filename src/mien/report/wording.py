@@ -226,16 +226,23 @@ def p_value(p: float | None) -> str:
     return "< .001" if p < 0.001 else short_number(p, digits=3)
 
 
-def measured(value: Any) -> str:
+def measured(value: Any, beside: Any = None) -> str:
     """Write what a check of the audit measured, or its threshold: a number, a text, or several with names.
+
+    Args:
+        value: What was measured.
+        beside: The threshold that it stands beside: two numbers that differ are never written alike.
 
     >>> measured(0.0123), measured(3), measured({"pairs": 0, "largest_fraction": 0.004}), measured(None)
     ('.012', '3', 'pairs 0, largest fraction .0040', '–')
+    >>> measured(0.547, 0.55), measured(0.61, 0.55)
+    ('.547', '.61')
     """
     if value is None:
         return MISSING
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(key).replace('_', ' ')} {measured(item)}" for key, item in value.items()) or MISSING
+        texts = [f"{str(key).replace('_', ' ')} {measured(item, beside)}" for key, item in value.items()]
+        return ", ".join(texts) or MISSING
     if isinstance(value, list | tuple):
         return ", ".join(map(measured, value)) or "none"
     if isinstance(value, bool):
@@ -245,6 +252,9 @@ def measured(value: Any) -> str:
             return MISSING
         if value.is_integer():
             return count(value)
-        digits = 2 if abs(value) >= 0.1 else 1 - math.floor(math.log10(abs(value)))
-        return short_number(value, digits=min(digits, 6))
+        digits = min(2 if abs(value) >= 0.1 else 1 - math.floor(math.log10(abs(value))), 6)
+        if isinstance(beside, float) and beside != value:
+            alike = (short_number(value, digits=few) == short_number(beside, digits=few) for few in range(digits, 6))
+            digits = next((few for few, same in enumerate(alike, digits) if not same), 6)
+        return short_number(value, digits=digits)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,21 @@ from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
+from mien.core.progress import say
+from mien.core.purpose import check_purpose
 from mien.core.storage import read_json, sha256_file
 from mien.core.types import Audio, CropKind, FaceChoice
 from mien.media.signals import SignalTable
 from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.encoders import Encoder, EncoderSpec, HogEncoder, OnnxEncoder, view_crops
 from mien.runtime.head import OnnxHead, SequenceHead
+from mien.runtime.sound import RATE_HZ, LogMel
+from mien.runtime.sound_encoders import BUILTIN_SOUND, OnnxSoundEncoder, SoundEncoder, SoundSpec
 from mien.runtime.windows import AUDIO, SIGNALS, VIDEO, WindowSpec, view_recording
 
 BUNDLE_FORMAT = 1
 MANIFEST = "bundle.json"
+SOUND_FILE = "sound_encoder.onnx"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Sampling:
         margin: Side of the crops as a multiple of the box that they are cut around.
         detector: Name of the face detector.
         detect_every: It looks at every so many sampled frames; None: as `fps` asks for.
+        audio_rate_hz: At which `prepare` kept the sound.
     """
 
     fps: float
@@ -47,6 +53,7 @@ class Sampling:
     margin: float
     detector: str
     detect_every: int | None = None
+    audio_rate_hz: int = RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,15 @@ class ModelSpec:
         weights: Source and licence of pretrained weights.
         provenance: Dataset, participants, settings, seed and versions.
         windows: What a sequence network is given of each moment; None for a head that looks at one frame.
+        sound: How the encoder of sound wants it; None for a model without one. It is the bundle's `sound_encoder.onnx`,
+            or the built-in one of that name.
+        events: By output, the settings with which events are made of its probabilities
+            (`mien.evaluation.event_detection.EventSettings`), and what they were chosen on; empty where none were.
+        calibration: By output (of several classes by the target, one for all) the map from logits to calibrated
+            probabilities (`mien.evaluation.calibration.Calibration`), or the note why there is none; empty in bundles
+            of earlier versions and of numbers.
+        seen_quality: How well faces could be seen in the training (`mien.runtime.seen_quality`); empty where no face
+            is looked at, and in bundles of earlier versions.
     """
 
     name: str
@@ -78,6 +94,10 @@ class ModelSpec:
     weights: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     windows: WindowSpec | None = None
+    sound: SoundSpec | None = None
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seen_quality: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as a JSON-able mapping."""
@@ -86,7 +106,9 @@ class ModelSpec:
     @staticmethod
     def from_json(values: dict[str, Any]) -> ModelSpec:
         """Return the spec that `to_json` wrote."""
-        labels = {**values["labels"], "classes": tuple(values["labels"]["classes"])}
+        labels = dict(values["labels"])
+        # Bundles of earlier versions have no `sources`.
+        labels |= {name: tuple(labels.get(name, ())) for name in ("classes", "sources")}
         return ModelSpec(
             **{
                 **values,
@@ -96,19 +118,53 @@ class ModelSpec:
                 "encoder": None if values["encoder"] is None else EncoderSpec.from_json(values["encoder"]),
                 # Bundles of earlier versions don't have it.
                 "windows": None if values.get("windows") is None else WindowSpec.from_json(values["windows"]),
+                "sound": None if values.get("sound") is None else SoundSpec(**values["sound"]),
+                "seen_quality": {name: tuple(ends) for name, ends in values.get("seen_quality", {}).items()},
             }
         )
 
 
-class Bundle:
-    """A trained model, opened for use."""
+def _checked_manifest(values: Any, *, path: Path) -> dict[str, Any]:
+    """Return a manifest that names its files, all of them in the bundle's own folder.
 
-    def __init__(self, path: Path, *, spec: ModelSpec, encoder: Encoder | None, head: OnnxHead | SequenceHead) -> None:
+    Raises:
+        UserError: It doesn't.
+    """
+    files = values.get("files") if isinstance(values, dict) else None
+    if not isinstance(files, dict) or not isinstance(values.get("spec"), dict) or "head.onnx" not in files:
+        raise UserError(f"{path / MANIFEST} isn't the manifest of a bundle; copy the whole bundle again.")
+    for name in files:
+        if not name or name != Path(name).name or name in (".", ".."):
+            raise UserError(f"{path / MANIFEST} names {name!r}, which isn't a file of the bundle's own folder.")
+    return dict(values)
+
+
+class Bundle:
+    """A trained model, opened for use.
+
+    Attributes:
+        path: Its folder.
+        spec: What it says of itself.
+        baseline: The personal baseline.
+        column: Which of the trained outputs it gives, where it was asked for one channel alone; None for all.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        spec: ModelSpec,
+        encoder: Encoder | None,
+        head: OnnxHead | SequenceHead,
+        sound_encoder: SoundEncoder | None = None,
+    ) -> None:
         self.path = path
         self.spec = spec
         self._encoder = encoder
+        self.sound_encoder = sound_encoder
         self._head = head
         self.baseline = PersonalBaseline.parse(spec.baseline)
+        self.column: int | None = None
 
     @staticmethod
     def open(path: Path) -> Bundle:
@@ -123,7 +179,7 @@ class Bundle:
         manifest = path / MANIFEST
         if not manifest.is_file():
             raise UserError(f"{path} isn't a bundle (it has no {MANIFEST}). Make one with `mien train`.")
-        values = read_json(manifest)
+        values = _checked_manifest(read_json(manifest), path=path)
         if values.get("format") != BUNDLE_FORMAT:
             raise UserError(f"{path} has bundle format {values.get('format')!r}; this mien reads {BUNDLE_FORMAT}.")
         for name, expected in values["files"].items():
@@ -132,16 +188,68 @@ class Bundle:
                 raise UserError(f"{path} lacks {name}; copy the whole bundle again.")
             if sha256_file(file) != expected:
                 raise UserError(f"{file} isn't the file that was trained (sha256 differs); copy the bundle again.")
-        spec = ModelSpec.from_json(values["spec"])
+        try:
+            spec = ModelSpec.from_json(values["spec"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{manifest} can't be used ({type(error).__name__}: {error}); copy the whole bundle again."
+            ) from error
+        if spec.builtin_encoder is None and spec.encoder is not None and "encoder.onnx" not in values["files"]:
+            raise UserError(f"{manifest} names no encoder.onnx; copy the whole bundle again.")
         encoder: Encoder | None = None
         if spec.builtin_encoder is not None:
             encoder = HogEncoder()
         elif spec.encoder is not None:
             digest = values["files"]["encoder.onnx"]
             encoder = OnnxEncoder(path / "encoder.onnx", spec=spec.encoder, sha256=digest)
+        listener = None if spec.sound is None else _open_listener(path, spec.sound, files=values["files"])
         head = path / "head.onnx"
         opened = OnnxHead(head) if spec.windows is None else SequenceHead(head, windows=spec.windows)
-        return Bundle(path, spec=spec, encoder=encoder, head=opened)
+        return Bundle(path, spec=spec, encoder=encoder, head=opened, sound_encoder=listener)
+
+    def check_use(self, *, purpose: str = "") -> None:
+        """Refuse what mien isn't for, and say where a participant of the training withdrew.
+
+        Args:
+            purpose: What the user wants to predict for; empty where they don't say.
+
+        Raises:
+            RefusedError: The purpose, or that of the study that the model comes from, is hiring, employment or
+                education.
+            UserError: The personal baseline can't be had for new recordings.
+        """
+        check_purpose(purpose, where="--purpose")
+        check_purpose(str(self.spec.provenance.get("purpose") or ""), where=f"The study of the bundle {self.path}")
+        self.baseline.check_new_recording()
+        if withdrawn := self.spec.provenance.get("removed_participants"):
+            say(
+                f"{self.path}: {withdrawn} participants of its training withdrew since; train it again on what is left "
+                "of the dataset."
+            )
+
+    def view(self, channel: str) -> Bundle:
+        """Return the bundle as a model of one channel that is there or not: one logit, under the channel's own scheme.
+
+        Args:
+            channel: A channel of a multilabel target; its number is the `column` of what is returned.
+
+        Raises:
+            UserError: There is no such channel, or the target isn't multilabel.
+        """
+        labels = self.spec.labels
+        if labels.kind != "multilabel":
+            raise UserError(f"{labels.target!r} is {labels.kind}, and has no channels to choose from.")
+        spec = replace(self.spec, labels=labels.view(channel))
+        column = labels.channels.index(channel)
+        single = Bundle(
+            self.path,
+            spec=spec,
+            encoder=self._encoder,
+            head=self._head.only(column),
+            sound_encoder=self.sound_encoder,
+        )
+        single.column = column
+        return single
 
     @property
     def encoder(self) -> Encoder:
@@ -204,6 +312,10 @@ class Bundle:
         pixels = view_crops(crops, margin=self.view_margin, crop=spec.crop, size_px=spec.size_px)
         return self.encoder.encode(pixels)
 
+    def heard(self, audio: Audio | None) -> LogMel | None:
+        """Return what the windows of a sequence network are cut from where it has an encoder of sound; else None."""
+        return None if self.sound_encoder is None else self.sound_encoder.grid(audio)
+
     def logits(
         self,
         features: NDArray[np.floating],
@@ -229,12 +341,38 @@ class Bundle:
             spec = self.sequence_head.windows
             return self.sequence_head.recording_logits(
                 view_recording(
-                    spec, pts_s=pts_s, features=features, baseline=self.baseline, audio=audio, signals=signals
+                    spec,
+                    pts_s=pts_s,
+                    features=features,
+                    baseline=self.baseline,
+                    audio=None if self.sound_encoder is not None else audio,
+                    sound=self.heard(audio),
+                    signals=signals,
                 )
             )
+        if self.sound_encoder is not None:
+            features = self.sound_encoder.encode(audio, pts_s=pts_s)
         result = np.full((len(features), self.spec.labels.num_outputs), np.nan)
         seen = ~np.isnan(features).any(axis=1) if len(features) else np.zeros(0, bool)
         if seen.any():
             personal = self.baseline.subtract(features, pts_s=pts_s)
             result[seen] = self.head.logits(personal[seen])
         return result
+
+
+def _open_listener(path: Path, spec: SoundSpec, *, files: dict[str, str]) -> SoundEncoder:
+    """Open the encoder of sound of a bundle.
+
+    Raises:
+        UserError: It needs openSMILE, and that isn't installed, or another version is.
+    """
+    if SOUND_FILE in files:
+        return OnnxSoundEncoder(path / SOUND_FILE, spec=spec, sha256=files[SOUND_FILE])
+    encoder = BUILTIN_SOUND[spec.name]()
+    if encoder.spec.source != spec.source:
+        raise UserError(
+            f"{path} was trained on features of {spec.source}, and here is {encoder.spec.source}: they may differ. "
+            "Install that version, or train the bundle again."
+        )
+    encoder.spec = spec
+    return encoder

@@ -1,4 +1,4 @@
-"""What is computed once per dataset: crops at an encoder's size, features of frozen encoders, activations.
+"""What is computed once per dataset: crops at an encoder's size, features of frozen encoders, sound, activations.
 
 All lie as one `.npy` per recording in `DATASET/cache/`, are read memory-mapped, and may be deleted at any time. A
 file's name holds a digest of the recording that it was made from: one that is prepared again is computed again.
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from mien.core.storage import atomic_path, digest_of
 from mien.data.dataset import Dataset
-from mien.runtime.encoders import Encoder, view_crops
+from mien.runtime.encoders import view_crops
+from mien.runtime.sound import NUM_MELS, SOUND_DIGEST, LogMel, first_frame_s, log_mel
+from mien.runtime.sound_encoders import GRID_STEP_S, AnyEncoder, SoundEncoder
 
 PIXEL_BLOCK = 256
 # A temporary file that nobody wrote to for so long is a killed process's; a younger one may be another process's work.
@@ -62,8 +64,10 @@ def pixels_path(dataset: Dataset, recording_id: str, *, size_px: int, crop: floa
     return path
 
 
-def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) -> NDArray[np.float32]:
-    """Return the features of a recording's sampled frames, memory-mapped; rows of frames without a crop are NaN.
+def cached_features(dataset: Dataset, recording_id: str, *, encoder: AnyEncoder) -> NDArray[np.float32]:
+    """Return the features of a recording's sampled frames, memory-mapped.
+
+    Rows of frames without a crop are NaN; for an encoder that listens, those of moments without sound.
 
     Args:
         dataset: The dataset.
@@ -74,6 +78,8 @@ def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) ->
         (N, D) float32, a row per sampled frame.
     """
     path = cache_path(dataset, recording_id, kind=f"features-{encoder.spec.name}-{encoder.digest}")
+    if isinstance(encoder, SoundEncoder):
+        return _cached_sound_features(dataset, recording_id, encoder=encoder, path=path)
     if not path.is_file():
         crops = dataset.crops(recording_id)
         seen = np.flatnonzero(dataset.has_crop(recording_id))
@@ -91,6 +97,56 @@ def cached_features(dataset: Dataset, recording_id: str, *, encoder: Encoder) ->
 
         write_array(path, write)
     return load_array(path)
+
+
+def _cached_sound_features(
+    dataset: Dataset, recording_id: str, *, encoder: SoundEncoder, path: Path
+) -> NDArray[np.float32]:
+    if not path.is_file():
+        pts_s = dataset.frames(recording_id)["pts_s"].to_numpy(np.float64)
+        features = encoder.encode(dataset.audio(recording_id), pts_s=pts_s)
+        write_array(path, lambda temporary: save_array(temporary, features))
+    return load_array(path)
+
+
+def cached_log_mel(dataset: Dataset, recording_id: str) -> LogMel | None:
+    """Return the log-mel spectrogram of a recording (`mien.runtime.sound`), memory-mapped; None without sound.
+
+    Args:
+        dataset: The dataset.
+        recording_id: One of its recordings.
+    """
+    audio = dataset.audio(recording_id)
+    if audio is None:
+        return None
+    path = cache_path(dataset, recording_id, kind=f"logmel-{SOUND_DIGEST}")
+    if not path.is_file():
+        made = log_mel(audio)
+        # Nothing to be heard is stored as nothing, so that it isn't looked for again.
+        values = np.empty((NUM_MELS, 0), np.float32) if made is None else made.values
+        write_array(path, lambda temporary: save_array(temporary, values))
+    stored = load_array(path)
+    return LogMel(stored, start_s=first_frame_s(audio)) if stored.shape[1] else None
+
+
+def cached_sound_grid(dataset: Dataset, recording_id: str, *, encoder: SoundEncoder) -> LogMel | None:
+    """Return what an encoder makes of a recording over time (`SoundEncoder.grid`), mapped; None without sound."""
+    audio = dataset.audio(recording_id)
+    if audio is None:
+        return None
+    path = cache_path(dataset, recording_id, kind=f"grid-{GRID_STEP_S:g}-{encoder.spec.name}-{encoder.digest}")
+    if not path.is_file():
+        made = encoder.grid(audio)
+        values = np.empty((encoder.feature_dim, 0), np.float32) if made is None else made.values
+        write_array(path, lambda temporary: save_array(temporary, values))
+    stored = load_array(path)
+    return LogMel(stored, audio.start_s + GRID_STEP_S / 2, GRID_STEP_S) if stored.shape[1] else None
+
+
+def save_array(path: Path, values: NDArray[np.float32]) -> None:
+    """Write an array to the temporary file that `write_array` gives."""
+    with path.open("wb") as stream:
+        np.save(stream, values)
 
 
 def cache_path(dataset: Dataset, recording_id: str, *, kind: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,22 @@ WINDOW_BLOCK = 128
 """Windows in memory at a time: they overlap, so all of an hour would be many times its features."""
 
 
-class OnnxHead:
+class _Head:
+    """What heads have in common: all of their outputs, or one."""
+
+    _columns: slice | list[int] = slice(None)
+
+    def only(self, column: int) -> Self:
+        """Return the same head with one of its outputs alone, (N, 1)."""
+        single = copy.copy(self)
+        single._columns = [column]
+        return single
+
+    def _chosen(self, logits: NDArray[np.floating], *, num: int) -> NDArray[np.float32]:
+        return np.asarray(logits, np.float32).reshape(num, -1)[:, self._columns]
+
+
+class OnnxHead(_Head):
     """A classifier head with input `features` (N, D) and output `logits` (N, num_outputs)."""
 
     def __init__(self, path: Path) -> None:
@@ -24,10 +41,10 @@ class OnnxHead:
         """Return logits (N, num_outputs) for features (N, D)."""
         tensor = np.ascontiguousarray(features, dtype=np.float32)
         (logits,) = self._session.run(["logits"], {"features": tensor})
-        return np.asarray(logits, np.float32).reshape(len(tensor), -1)
+        return self._chosen(logits, num=len(tensor))
 
 
-class SequenceHead:
+class SequenceHead(_Head):
     """A sequence network with the inputs of `mien.runtime.windows` and output `logits` (N, num_outputs)."""
 
     def __init__(self, path: Path, *, windows: WindowSpec) -> None:
@@ -38,7 +55,7 @@ class SequenceHead:
         """Return logits (N, num_outputs) of windows."""
         given = {name: np.ascontiguousarray(inputs[name], np.float32) for name in self.windows.input_names}
         (logits,) = self._session.run(["logits"], given)
-        return np.asarray(logits, np.float32).reshape(len(next(iter(given.values()))), -1)
+        return self._chosen(logits, num=len(next(iter(given.values()))))
 
     def recording_logits(self, view: RecordingView) -> NDArray[np.float64]:
         """Return logits (F, num_outputs) of all sampled frames; NaN where there is nothing to predict from."""
@@ -49,5 +66,5 @@ class SequenceHead:
     def _block(self, view: RecordingView, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         inputs = cut_windows(view, rows, spec=self.windows)
         logits = self.logits(inputs).astype(np.float64)
-        logits[~has_something(inputs)] = np.nan
+        logits[~has_something(inputs, spec=self.windows)] = np.nan
         return logits

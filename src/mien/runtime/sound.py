@@ -16,6 +16,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.core.storage import digest_of
 from mien.core.types import Audio
 
 RATE_HZ = 16_000
@@ -24,6 +25,8 @@ HOP_S = HOP_SAMPLES / RATE_HZ
 NUM_MELS = 64
 LOW_HZ, HIGH_HZ = 60.0, 7600.0
 DYNAMIC_RANGE = 1e-8  # 80 dB of power: below it 16 bits hold rounding noise
+SOUND_DIGEST = digest_of([1, RATE_HZ, WINDOW_SAMPLES, HOP_SAMPLES, FFT_SIZE, NUM_MELS, LOW_HZ, HIGH_HZ, DYNAMIC_RANGE])
+"""Changes whenever the spectrogram of the same sound would; the 1 counts changes of the code."""
 BLOCK_FRAMES = 2048  # spectra in memory at a time: 8 MB, whatever the length of the recording
 
 
@@ -33,11 +36,13 @@ class LogMel:
 
     Attributes:
         values: (M, L) float32, M bands; mean 0 over time in each, standard deviation 1 over all.
-        start_s: Time of the middle of the first frame on the recording's clock, s; frame i is i * `HOP_S` later.
+        start_s: Time of the middle of the first frame on the recording's clock, s.
+        step_s: Frame i is so many times i later.
     """
 
     values: NDArray[np.float32]
     start_s: float
+    step_s: float = HOP_S
 
 
 def log_mel(audio: Audio) -> LogMel | None:
@@ -49,18 +54,24 @@ def log_mel(audio: Audio) -> LogMel | None:
     Returns:
         None where the sound is shorter than one frame, or every sample is the same: a muted track holds no sound.
     """
-    samples = _at_rate(audio)
+    samples = at_rate(audio)
     if len(samples) < WINDOW_SAMPLES or not np.ptp(audio.samples):
         return None
-    power = _band_power(samples)
+    power = band_power(samples)
     logs = np.log(np.maximum(power, power.max() * DYNAMIC_RANGE))
     centred = logs - logs.mean(axis=1, keepdims=True)
     spread = float(centred.std())
     values = centred / spread if spread > 0 else centred
-    return LogMel(values.astype(np.float32), start_s=audio.start_s + WINDOW_SAMPLES / 2 / RATE_HZ)
+    return LogMel(values.astype(np.float32), start_s=first_frame_s(audio))
 
 
-def _at_rate(audio: Audio) -> NDArray[np.floating]:
+def first_frame_s(audio: Audio) -> float:
+    """Return the time of the middle of the spectrogram's first frame, s."""
+    return audio.start_s + WINDOW_SAMPLES / 2 / RATE_HZ
+
+
+def at_rate(audio: Audio) -> NDArray[np.floating]:
+    """Return the samples (S,) at `RATE_HZ`, on the scale that they came in."""
     if audio.rate_hz == RATE_HZ:
         return audio.samples  # type: ignore[return-value]
     from scipy.signal import resample_poly
@@ -70,8 +81,8 @@ def _at_rate(audio: Audio) -> NDArray[np.floating]:
     return np.asarray(resample_poly(samples, RATE_HZ // common, audio.rate_hz // common))
 
 
-def _band_power(samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the power (M, L) of every band in every frame that lies wholly within the sound."""
+def band_power(samples: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the power (M, L) of every band in every frame that lies wholly within the sound (S,) at `RATE_HZ`."""
     num_frames = 1 + (len(samples) - WINDOW_SAMPLES) // HOP_SAMPLES
     window = np.hanning(WINDOW_SAMPLES + 1)[:-1]
     offsets = np.arange(WINDOW_SAMPLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mien.core.storage import (
 )
 from mien.core.weights import find_onnx
 from mien.models.hub_encoder import HubEncoder
+from mien.models.hub_sound_encoder import HubSoundEncoder
 from mien.models.onnx_writer import (
     OPSET,
     ParityError,
@@ -28,9 +30,11 @@ from mien.models.onnx_writer import (
     export_sequence_head,
     write_linear_head,
 )
-from mien.runtime.bundle import BUNDLE_FORMAT, MANIFEST, Bundle, ModelSpec, Sampling
+from mien.runtime.bundle import BUNDLE_FORMAT, MANIFEST, SOUND_FILE, Bundle, ModelSpec, Sampling
 from mien.runtime.encoders import Encoder, EncoderSpec, HogEncoder, OnnxEncoder
 from mien.runtime.material import Material
+from mien.runtime.seen_quality import Ranges
+from mien.runtime.sound_encoders import SoundEncoder, SoundSpec
 from mien.training.model_card import model_card
 from mien.training.model_fit import FittedNetwork, FittedProbe
 from mien.training.sequence_fit import FittedSequence
@@ -43,7 +47,29 @@ PARITY_BLOCK = 64  # crops in memory at a time
 MAX_LOGIT_DIFFERENCE = 1e-3
 
 
-def write_bundle(fitted: Fitted, *, out: Path, label: str, provenance: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class UseFacts:
+    """What a bundle carries for its use on new recordings.
+
+    Attributes:
+        events: Settings of events by output.
+        calibration: Maps from logits to calibrated probabilities by output.
+        seen_quality: How well faces could be seen in the training.
+    """
+
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seen_quality: Ranges = field(default_factory=dict)
+
+
+def write_bundle(
+    fitted: Fitted,
+    *,
+    out: Path,
+    label: str,
+    provenance: dict[str, Any],
+    use: UseFacts | None = None,
+) -> dict[str, Any]:
     """Write a bundle and check it.
 
     Args:
@@ -51,6 +77,7 @@ def write_bundle(fitted: Fitted, *, out: Path, label: str, provenance: dict[str,
         out: Folder of the bundle; a bundle that is there is replaced.
         label: Short name for tables.
         provenance: Dataset, participants, settings, seed.
+        use: What it carries for new recordings; None: nothing.
 
     Returns:
         What `parity.json` holds.
@@ -63,6 +90,7 @@ def write_bundle(fitted: Fitted, *, out: Path, label: str, provenance: dict[str,
     remove_leftovers(out.parent, of=out.name)
     with atomic_directory(out) as folder:
         spec = _write_model(fitted, folder, label=label, provenance=provenance)
+        spec = replace(spec, **vars(use or UseFacts()))
         detector = find_onnx("yunet")
         if spec.sampling.detector == "yunet" and detector is not None:
             # 230 KB that make the bundle whole: crops depend on the detector.
@@ -79,7 +107,8 @@ def check_parity(fitted: Fitted, bundle: Bundle) -> dict[str, Any]:
     """Compare a bundle with the model that it was made of, on whole recordings of the dataset.
 
     Raises:
-        ParityError: The largest difference of a logit exceeds `MAX_LOGIT_DIFFERENCE`.
+        ParityError: The largest difference of a logit exceeds `MAX_LOGIT_DIFFERENCE`; of numbers, so many of the
+            largest.
     """
     material = fitted.material
     participants = sorted(material.clips.table["participant_id"].unique())[:PARITY_RECORDINGS]
@@ -100,17 +129,22 @@ def check_parity(fitted: Fitted, bundle: Bundle) -> dict[str, Any]:
         )
     scheme = bundle.spec.labels
     logit_gap = float(np.abs(actual - expected).max())
+    # Numbers have a unit of their own, and no probability.
+    numbers = scheme.kind == "continuous"
+    allowed = MAX_LOGIT_DIFFERENCE * (max(1.0, float(np.abs(expected).max())) if numbers else 1.0)
     parity = {
         "max_abs_diff_logit": logit_gap,
-        "max_abs_diff_prob": float(np.abs(scheme.probabilities(actual) - scheme.probabilities(expected)).max()),
+        "max_abs_diff_prob": None
+        if numbers
+        else float(np.abs(scheme.probabilities(actual) - scheme.probabilities(expected)).max()),
         "clips": len(rows),
         "opset": OPSET,
         "precision": "float32",
     }
-    if not logit_gap <= MAX_LOGIT_DIFFERENCE:
+    if not logit_gap <= allowed:
         raise ParityError(
             f"The exported model differs from the trained one by {logit_gap:.3g} in a logit (allowed: "
-            f"{MAX_LOGIT_DIFFERENCE:g}); no bundle was written. Please report it with the model's name."
+            f"{allowed:g}); no bundle was written. Please report it with the model's name."
         )
     return parity
 
@@ -135,6 +169,8 @@ def _bundle_features(bundle: Bundle, material: Material, recording_id: str) -> N
     num_frames = len(dataset.frames(recording_id))
     if not bundle.needs_pictures:
         return np.empty((num_frames, 0), np.float32)
+    if not dataset.has_pictures(recording_id):
+        return np.full((num_frames, 1), np.nan, np.float32)
     crops = dataset.crops(recording_id)
     seen = np.flatnonzero(dataset.has_crop(recording_id))
     blocks = [seen[start : start + PARITY_BLOCK] for start in range(0, len(seen), PARITY_BLOCK)]
@@ -154,11 +190,12 @@ def _write_model(fitted: Fitted, folder: Path, *, label: str, provenance: dict[s
     else:
         encoder = _write_network(fitted, folder)
     windows = fitted.windows if isinstance(fitted, FittedSequence) else None
+    listener = _write_listener(fitted, folder)
     fitted.save_weights(folder / "model.safetensors")
     return ModelSpec(
         name=choice.text,
         label=label,
-        modalities=("video",) if windows is None else windows.modalities,
+        modalities=_modalities(fitted),
         labels=fitted.material.clips.scheme,
         sampling=Sampling(
             fps=dataset.fps,
@@ -168,22 +205,48 @@ def _write_model(fitted: Fitted, folder: Path, *, label: str, provenance: dict[s
             margin=float(dataset.info["config"]["margin"]),
             detector=dataset.detector,
             detect_every=dataset.info["config"]["detect_every"],
+            audio_rate_hz=int(dataset.info["config"]["audio_rate_hz"]),
         ),
         encoder=encoder,
         builtin_encoder=None if encoder is None or (folder / "encoder.onnx").is_file() else encoder.name,
         baseline=str(choice.baseline),
-        weights={"source": encoder.source, "licence": encoder.licence} if encoder else {"licence": "none needed"},
+        weights=_weights(encoder, None if listener is None else listener.spec),
         provenance={"mien": version("mien"), **provenance},
         windows=windows,
+        sound=None if listener is None else listener.spec,
     )
 
 
-def _write_probe(fitted: FittedProbe, folder: Path) -> EncoderSpec:
+def _modalities(fitted: Fitted) -> tuple[str, ...]:
+    if isinstance(fitted, FittedSequence):
+        return fitted.windows.modalities
+    return ("audio",) if isinstance(fitted, FittedProbe) and isinstance(fitted.encoder, SoundEncoder) else ("video",)
+
+
+def _weights(encoder: EncoderSpec | None, sound: SoundSpec | None) -> dict[str, str]:
+    """Return source and licence of what the model stands on; of two encoders both."""
+    used = [spec for spec in (encoder, sound) if spec is not None]
+    if not used:
+        return {"licence": "none needed"}
+    return {name: "; ".join(dict.fromkeys(getattr(spec, name) for spec in used)) for name in ("source", "licence")}
+
+
+def _write_listener(fitted: Fitted, folder: Path) -> SoundEncoder | None:
+    """Write the encoder of sound where it isn't built in, and return it; None where the model has none."""
+    if isinstance(fitted, FittedNetwork):
+        return None
+    listener = fitted.sound_encoder if isinstance(fitted, FittedSequence) else fitted.encoder
+    if isinstance(listener, HubSoundEncoder):
+        listener.export(folder / SOUND_FILE)
+    return listener if isinstance(listener, SoundEncoder) else None
+
+
+def _write_probe(fitted: FittedProbe, folder: Path) -> EncoderSpec | None:
     probe = fitted.probe
     write_linear_head(
         folder / "head.onnx", mean=probe.mean, scale=probe.scale, coef=probe.coef, intercept=probe.intercept
     )
-    return _write_frozen(fitted.encoder, folder)
+    return None if isinstance(fitted.encoder, SoundEncoder) else _write_frozen(fitted.encoder, folder)
 
 
 def _write_sequence(fitted: FittedSequence, folder: Path) -> EncoderSpec | None:
@@ -225,7 +288,6 @@ def _write_manifest(folder: Path, *, spec: ModelSpec) -> None:
             "format": BUNDLE_FORMAT,
             "mien": version("mien"),
             "spec": spec.to_json(),
-            "calibration": None,
             "files": {name: sha256_file(folder / name) for name in files},
         },
     )

@@ -5,16 +5,20 @@ from __future__ import annotations
 import torch
 
 from mien.core.errors import RefusedError, UserError, WeightsError
-from mien.core.storage import sha256_file
+from mien.core.labels import Unit
+from mien.core.storage import digest_of, sha256_file
 from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
+from mien.data.perceivable import check_there
 from mien.models.backbones import WEIGHTS_FILE, find_weights
 from mien.models.choice import ModelChoice
 from mien.models.hub_encoder import HubEncoder
+from mien.models.hub_sound_encoder import HubSoundEncoder, is_sound_backbone, open_sound_encoder
 from mien.models.onnx_writer import count_parameters
 from mien.models.registry import PRETRAINED, build_model, find_sequence_entry
 from mien.runtime.encoders import Encoder, OnnxEncoder, find_encoder
 from mien.runtime.material import Material, check_rest_segment
+from mien.runtime.sound_encoders import AnyEncoder, SoundEncoder
 from mien.training.activations import frozen_modules
 from mien.training.sequence_batches import window_spec
 from mien.training.settings import FitSettings
@@ -26,17 +30,25 @@ def check_model(choice: ModelChoice, *, dataset: Dataset, settings: FitSettings)
     Raises:
         UserError: Weights or files that can't be had, or settings that the model or the dataset can't take.
     """
+    try:
+        check_there(dataset, needs=choice.needs | choice.seeing)
+    except UserError as error:
+        raise UserError(f"{choice.text}: {error}") from error
+    if choice.listens:
+        open_encoder(choice)
+        return
     if choice.is_sequence:
         window_spec(
             find_sequence_entry(choice.name),
             dataset=dataset,
             config=settings.for_sequence(choice.name),
-            encoder=open_encoder(choice) if choice.has_frozen_encoder else None,
+            encoder=open_picture_encoder(choice) if choice.has_frozen_encoder else None,
+            listener=open_listener(choice, settings=settings),
         )
         if not choice.has_frozen_encoder:
             return
     frozen = choice.has_frozen_encoder
-    crop = open_encoder(choice).spec.crop if frozen else settings.for_model(choice.name).crop
+    crop = open_picture_encoder(choice).spec.crop if frozen else settings.for_model(choice.name).crop
     if dataset.margin is not None and crop > dataset.margin:
         raise UserError(
             f"{choice.text} looks at {crop:g} times the face box, but the dataset's crops hold {dataset.margin:g}. "
@@ -98,8 +110,37 @@ def check_baseline(choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex) -
         )
 
 
-def open_encoder(choice: ModelChoice) -> Encoder:
-    """Open the frozen encoder of a probe or of a sequence network.
+def open_encoder(choice: ModelChoice) -> AnyEncoder:
+    """Open the frozen encoder of a probe, of pictures or of sound, or that of a sequence network's frames.
+
+    Raises:
+        UserError: Nothing is found under that name.
+    """
+    if choice.listens:
+        assert choice.backbone is not None
+        return open_sound_encoder(choice.backbone)
+    return open_picture_encoder(choice)
+
+
+def open_listener(choice: ModelChoice, *, settings: FitSettings, unit: Unit = "frame") -> SoundEncoder | None:
+    """Open the frozen encoder of sound of a sequence network that listens; None where its settings name none.
+
+    Args:
+        choice: The model.
+        settings: How models are fitted; `audio_backbone` of this one counts.
+        unit: What one label describes: it decides how much of the sound one feature is of.
+
+    Raises:
+        UserError: Nothing is found under that name.
+    """
+    if not choice.is_sequence or "audio" not in find_sequence_entry(choice.name).modalities:
+        return None
+    name = settings.for_sequence(choice.name).audio_backbone
+    return None if name is None else open_sound_encoder(name).windowed(unit)
+
+
+def open_picture_encoder(choice: ModelChoice) -> Encoder:
+    """Open the frozen encoder of pictures of a probe or of a sequence network.
 
     Raises:
         UserError: Nothing is found under that name.
@@ -108,6 +149,11 @@ def open_encoder(choice: ModelChoice) -> Encoder:
     encoder = find_encoder(choice.backbone)
     if encoder is not None:
         return encoder
+    if is_sound_backbone(choice.backbone):
+        raise UserError(
+            f"{choice.text}: {choice.backbone} is an encoder of sound, and {choice.name} wants one of pictures before "
+            "the @ (such as @hog). multimodal_fusion takes one of sound by the setting audio_backbone."
+        )
     try:
         return HubEncoder.open(choice.backbone)
     except WeightsError as error:
@@ -115,15 +161,19 @@ def open_encoder(choice: ModelChoice) -> Encoder:
         raise WeightsError(f"{choice.text}: {error} {known} Hugging Face folder or id.") from error
 
 
-def frozen_parameters(encoder: Encoder) -> int:
+def frozen_parameters(encoder: AnyEncoder) -> int:
     """Return the number of parameters of a frozen encoder."""
     if isinstance(encoder, OnnxEncoder):
         return count_parameters(encoder.path)
-    return encoder.num_parameters if isinstance(encoder, HubEncoder) else 0
+    return encoder.num_parameters if isinstance(encoder, HubEncoder | HubSoundEncoder) else 0
 
 
 def weights_digest(choice: ModelChoice, *, settings: FitSettings) -> str | None:
     """Return a digest of the pretrained weights of a model, None where it has none: other weights, other results."""
+    listener = open_listener(choice, settings=settings)
+    if listener is not None:
+        own = open_encoder(choice).digest if choice.has_frozen_encoder else None
+        return digest_of([own, listener.digest])
     if choice.has_frozen_encoder:
         return open_encoder(choice).digest
     wanted = PRETRAINED.get(choice.name)

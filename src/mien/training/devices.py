@@ -38,11 +38,12 @@ def share_of_batch(targets: Tensor) -> float:
     more.
 
     Args:
-        targets: (n,) of this process's part.
+        targets: (n,) of this process's part, or (n, C): every label of a channel is one example.
     """
     if num_ranks() == 1:
         return 1.0
-    own = (targets != UNLABELLED).sum().to(torch.float64)
+    known = targets != UNLABELLED if targets.ndim == 1 else torch.isfinite(targets)
+    own = known.sum().to(torch.float64)
     total = own.clone()
     dist.all_reduce(total)
     return float(own * num_ranks() / total.clamp(min=1.0))

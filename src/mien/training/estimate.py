@@ -15,7 +15,9 @@ from mien.data.dataset import Dataset
 from mien.models.choice import ModelChoice
 from mien.models.registry import build_model, build_sequence_network, find_sequence_entry
 from mien.models.sequence_parts import HeadShape, example_inputs
-from mien.training.checks import open_encoder
+from mien.runtime.sound import RATE_HZ
+from mien.runtime.sound_encoders import GRID_STEP_S, SoundEncoder
+from mien.training.checks import open_encoder, open_listener, open_picture_encoder
 from mien.training.sequence_batches import THINNED_CLIPS, window_spec
 from mien.training.settings import FitSettings
 
@@ -67,9 +69,13 @@ def _seconds(
     if choice.is_sequence:
         return _sequence_seconds(choice, dataset=dataset, clips=clips, splits=splits, settings=settings)
     if choice.is_probe:
+        # A regression per channel.
+        fits_s = PROBE_FIT_S * len(splits) * max(1, len(clips.scheme.channels))
         encoder = open_encoder(choice)
+        if isinstance(encoder, SoundEncoder):
+            return _listening_s(encoder.windowed(clips.scheme.unit)) * len(clips.table) + fits_s
         blank = np.zeros((TRIAL_BATCH, encoder.spec.size_px, encoder.spec.size_px, 3), np.uint8)
-        return _timed(lambda: encoder.encode(blank)) / TRIAL_BATCH * len(clips.table) + PROBE_FIT_S * len(splits)
+        return _timed(lambda: encoder.encode(blank)) / TRIAL_BATCH * len(clips.table) + fits_s
     config = settings.for_model(choice.name)
     built = build_model(
         choice.name,
@@ -95,11 +101,11 @@ def _sequence_seconds(
     choice: ModelChoice, *, dataset: Dataset, clips: ClipIndex, splits: Sequence[Split], settings: FitSettings
 ) -> float:
     entry, config = find_sequence_entry(choice.name), settings.for_sequence(choice.name)
-    encoder = open_encoder(choice) if entry.needs_encoder else None
-    spec = window_spec(entry, dataset=dataset, config=config, encoder=encoder)
-    shape = HeadShape(
-        clips.scheme.num_outputs, spec.feature_dim, spec.sequence_length, len(spec.signal_names), config.fusion
-    )
+    encoder = open_picture_encoder(choice) if entry.needs_encoder else None
+    unit = clips.scheme.unit
+    listener = open_listener(choice, settings=settings, unit=unit)
+    spec = window_spec(entry, dataset=dataset, config=config, encoder=encoder, listener=listener, unit=unit)
+    shape = HeadShape.of(spec, num_outputs=clips.scheme.num_outputs, fusion=config.fusion)
     network = build_sequence_network(choice.name, shape=shape)
     given = example_inputs(spec, num=TRIAL_BATCH).values()
     step_s = _timed(lambda: network(*given).sum().backward()) / TRIAL_BATCH
@@ -107,10 +113,19 @@ def _sequence_seconds(
     if encoder is not None:
         blank = np.zeros((TRIAL_BATCH, encoder.spec.size_px, encoder.spec.size_px, 3), np.uint8)
         encoding_s = _timed(lambda: encoder.encode(blank)) / TRIAL_BATCH * len(clips.table)
+    if listener is not None:
+        seconds = float((clips.table["end_s"] - clips.table["start_s"]).sum())
+        encoding_s += _listening_s(listener) * seconds / GRID_STEP_S
     recordings = clips.table["recording_id"].nunique() * len(splits)
     # An epoch trains on some clips of each recording and measures on others, a third as dear.
     per_epoch = min(config.clips_per_recording + THINNED_CLIPS / 3, len(clips.table))
     return encoding_s + step_s * config.epochs * recordings * per_epoch
+
+
+def _listening_s(encoder: SoundEncoder) -> float:
+    """Return the seconds that a window of noise takes: one of silence might be shorter."""
+    noise = np.random.default_rng(0).normal(0.0, 0.1, round(encoder.window_s * RATE_HZ)).astype(np.float32)
+    return _timed(lambda: encoder.encode_window(noise))
 
 
 def _timed(call: Callable[[], Any]) -> float:

@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from mien.audit.check import check_overrides
-from mien.audit.run import AUDIT_FOLDS, Audit, audit_content, audit_people, card_facts
+from mien.audit.run import Audit, audit_content, audit_target, card_facts
+from mien.audit.standalone import AUDIT_FOLDS
 from mien.core.errors import RefusedError, UserError, WeightsError
 from mien.core.progress import say
 from mien.core.storage import check_output_folder, digest_of, read_json
 from mien.core.types import Split
 from mien.core.weights import WEIGHTS_VARIABLE, find_onnx
-from mien.data.clips import ClipIndex, build_clips
+from mien.data.attempts import LOOKS, record_attempts
+from mien.data.clips import ClipIndex
 from mien.data.dataset import Dataset
 from mien.data.splits import MIN_GROUPS, holdout_split, make_folds
-from mien.models.choice import ModelChoice, parse_model
+from mien.models.choice import ModelChoice, needs_of, parse_model
 from mien.runtime.bundle import MANIFEST, Bundle
-from mien.training.bundle_writer import write_bundle
+from mien.training.bundle_facts import fitted_calibration, trained_quality
+from mien.training.bundle_writer import UseFacts, write_bundle
 from mien.training.checkpoints import Checkpoints
 from mien.training.checks import check_baseline, check_model, open_encoder, weights_digest
 from mien.training.estimate import Estimate, estimate_fits
+from mien.training.event_settings import tuned_events
 from mien.training.model_fit import fit_model
 from mien.training.settings import FitSettings
 
@@ -91,7 +95,7 @@ def plan_training(
 
     Args:
         dataset_path: What `mien prepare` wrote.
-        target: Name of the target.
+        target: Name of the target; several separated by commas, or `all`.
         model: `NAME[@BACKBONE][+BASELINE]`.
         out: Folder of the bundle.
         seed: Seed.
@@ -108,8 +112,6 @@ def plan_training(
     choice = parse_model(model, default_baseline=baseline)
     choice.baseline.check_new_recording()
     dataset = Dataset.open(dataset_path)
-    clips = build_clips(dataset, target=target)
-    quoted = None if run is None else quote_run(run, model=choice, dataset=dataset, target=target)
     check_output_folder(out, marker=MANIFEST, what="bundle")
     check_model(choice, dataset=dataset, settings=settings)
     if dataset.detector == "yunet" and find_onnx("yunet") is None:
@@ -117,11 +119,15 @@ def plan_training(
             f"{dataset_path} was prepared with the face detector YuNet, which belongs into the bundle, but its ONNX "
             f"isn't on this machine. Name the weights directory that holds it with --weights-dir or {WEIGHTS_VARIABLE}."
         )
-    audit = audit_people(dataset, clips=clips, overrides=check_overrides(overrides), seed=seed)
+    found, audit = audit_target(
+        dataset, target=target, needs=needs_of([choice]), overrides=check_overrides(overrides), seed=seed
+    )
+    asked = found.scheme.target  # a comparison is called after all channels that were asked for, refused ones too
     assert audit.clips is not None, "an audit with a target has its clips"
     clips = audit.clips
     if audit.refusals:
         raise RefusedError(audit.refusal_reasons())
+    quoted = None if run is None else quote_run(run, model=choice, dataset=dataset, target=asked)
     check_baseline(choice, dataset=dataset, clips=clips)
     split = holdout_split(clips, seed=seed)
     plan = TrainingPlan(dataset, clips, choice, split, settings, seed, out, audit, quoted)
@@ -155,11 +161,15 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
     audit = _audit_content(plan)
     if audit.refusals:
         raise RefusedError(audit.refusal_reasons())
+    assert audit.clips is not None, "an audit with a target has its clips"
+    for channel, reasons in audit.dropped().items():
+        say(f"{channel} is left out: {' '.join(reasons)}")
+    _record(plan, target=audit.target or plan.clips.scheme.target)
     checkpoints = Checkpoints.beside(plan.out, identity=plan.fit_id)
     fitted = fit_model(
         plan.choice,
         dataset=plan.dataset,
-        clips=plan.clips,
+        clips=audit.clips,
         train=plan.split.train,
         validation=plan.split.validation,
         settings=plan.settings,
@@ -170,22 +180,49 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
     facts = fitted.facts()
     note = facts["model_facts"].get("weights_note")
     label = f"{plan.choice.label} (random init)" if note == "random init" else plan.choice.label
-    provenance = {
+    scheme, inner = audit.clips.scheme, plan.split.validation
+    use = UseFacts(
+        events=tuned_events(fitted, dataset=plan.dataset, scheme=scheme, participants=inner),
+        calibration=fitted_calibration(fitted, scheme=scheme, participants=inner),
+        seen_quality=trained_quality(plan.dataset, clips=audit.clips),
+    )
+    parity = write_bundle(fitted, out=plan.out, label=label, provenance=_provenance(plan, audit, facts), use=use)
+    checkpoints.remove()
+    return parity
+
+
+def _record(plan: TrainingPlan, *, target: str) -> None:
+    """Count the training as a look at the target: it prints how well it does on the inner split."""
+    record_attempts(
+        plan.dataset.path,
+        target=target,
+        run_id=f"{LOOKS['training']}{plan.fit_id}",
+        models=[plan.choice.full_name],
+        settings={
+            "fit": plan.settings.to_json(),
+            "weights": [weights_digest(plan.choice, settings=plan.settings)],
+        },
+        seed=plan.seed,
+    )
+
+
+def _provenance(plan: TrainingPlan, audit: Audit, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what a bundle says of where it comes from."""
+    return {
         "fit_id": plan.fit_id,
         "study": plan.dataset.study_facts.get("name", ""),
         "purpose": plan.dataset.study_facts.get("purpose", ""),
         "dataset_hash": plan.dataset.content_hash,
+        "dataset": str(plan.dataset.path.resolve()),
         "participants": sorted([*plan.split.train, *plan.split.validation]),
         "validation_participants": list(plan.split.validation),
         "seed": plan.seed,
         "settings": plan.settings.to_json(),
         "history": facts["history"],
         "audit": card_facts(audit),
+        "dropped_channels": audit.dropped(),
         "comparison": plan.quoted,
     }
-    parity = write_bundle(fitted, out=plan.out, label=label, provenance=provenance)
-    checkpoints.remove()
-    return parity
 
 
 def quote_run(run: Path, *, model: ModelChoice, dataset: Dataset, target: str) -> dict[str, Any]:

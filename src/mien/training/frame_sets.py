@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mien.runtime.cache import load_array, pixels_path
-from mien.runtime.material import Material
+from mien.runtime.material import Material, labels_of
 from mien.training.loaders import FrameSet, Origin
 
 
@@ -29,7 +29,7 @@ def make_frame_set(material: Material, frames: pd.DataFrame, *, size_px: int, cr
     ids = (frames["recording_id"] + "@" + frames["pts_s"].map("{:.3f}".format)).to_numpy(dtype=object)
     return FrameSet(
         load=load,
-        targets=frames["target"].to_numpy(np.int64),
+        targets=labels_of(frames, scheme=material.clips.scheme),
         recordings=recordings.astype(np.int64),
         participants=participants.astype(np.int64),
         ids=ids,

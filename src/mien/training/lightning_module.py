@@ -11,15 +11,11 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name that PyTorch's own documentation uses)
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-from mien.core.labels import TargetKind
 from mien.models.backbones import PretrainedEncoder
 from mien.models.classifier import Classifier, subtract_group_mean
-from mien.runtime.material import UNLABELLED
 from mien.training.activations import frozen_modules, open_features
 from mien.training.augmentation import NUM_DRAWS, Strengths, vary_by
 from mien.training.checkpoints import Progress, restore_moments
@@ -28,6 +24,7 @@ from mien.training.devices import from_first, mean_over_ranks, share_of_batch
 from mien.training.inference import set_mode
 from mien.training.loaders import Batch, NetworkBaseline
 from mien.training.mixup import Mixture
+from mien.training.objective import Objective, score_name
 from mien.training.rates import parameter_groups
 
 PhaseName = Literal["head", "last", "all", "scratch"]
@@ -35,33 +32,6 @@ PhaseName = Literal["head", "last", "all", "scratch"]
 GRADUAL_EPOCHS = 4
 # What random numbers of an epoch are for: each has its own.
 DROPOUT, AUGMENT, MIXUP = range(3)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss: cross entropy weighted by class, averaged over frames weighted by participant.
-
-    Attributes:
-        kind: Binary targets have one logit, multiclass ones a logit per class.
-        class_weight: (K,) from training frames; 1 on average, so a know-nothing's loss is log K.
-    """
-
-    kind: TargetKind
-    class_weight: Tensor
-
-    def mean(self, logits: Tensor, *, targets: Tensor, weights: Tensor) -> Tensor:
-        """Return the loss of logits (N, num_outputs) over the labelled ones of targets (N,); 0 where none is."""
-        labelled = targets != UNLABELLED
-        if not bool(labelled.any()):
-            # Keeps the graph: the step goes through every weight and moves none.
-            return logits.sum() * 0.0
-        logits, targets, weights = logits[labelled].float(), targets[labelled], weights[labelled]
-        if self.kind == "binary":
-            losses = F.binary_cross_entropy_with_logits(logits[:, 0], targets.float(), reduction="none")
-        else:
-            losses = F.cross_entropy(logits, targets, reduction="none")
-        weighted = losses * self.class_weight.to(logits.device)[targets] * weights
-        return weighted.sum() / len(targets)
 
 
 @dataclass(frozen=True)
@@ -108,16 +78,7 @@ class EpochScore:
 
     train_loss: float
     validation_loss: float
-    validation_balanced_accuracy: float
-
-
-def balanced_accuracy(targets: NDArray[np.int64], *, predicted: NDArray[np.int64]) -> float:
-    """Return the mean recall over the classes that occur, over pooled frames: for learning curves, not for claims.
-
-    >>> balanced_accuracy(np.array([0, 0, 0, 1]), predicted=np.array([0, 0, 1, 1]))
-    0.8333333333333333
-    """
-    return float(np.mean([np.mean(predicted[targets == code] == code) for code in np.unique(targets)]))
+    validation_score: float
 
 
 class PhaseModule(lightning.LightningModule):
@@ -197,11 +158,7 @@ class PhaseModule(lightning.LightningModule):
             seed = epoch_seed(self.phase.seed, self.current_epoch, MIXUP, batch_index)
             mixture = Mixture.draw(targets, alpha=self.config.mixup, seed=seed)
             logits = self._logits(batch, mixture=mixture)
-
-            def mean(targets: Tensor, weights: Tensor) -> Tensor:
-                return self.objective.mean(logits, targets=targets, weights=weights)
-
-            loss = mixture.loss(mean, targets=targets, weights=weights)
+            loss = self.objective.mixed(logits, mixture=mixture, targets=targets, weights=weights)
         else:
             loss = self.objective.mean(self._logits(batch, mixture=None), targets=targets, weights=weights)
         loss = loss * share_of_batch(targets)
@@ -374,7 +331,7 @@ class EpochMonitor(lightning.Callback):
             "train_loss": score.train_loss,
             "running_loss": mean_over_ranks(torch.stack(pl_module.losses).mean()),
             "validation_loss": score.validation_loss,
-            "validation_balanced_accuracy": score.validation_balanced_accuracy,
+            score_name(pl_module.objective.kind): score.validation_score,
             "lr": self.lr,
             "seconds": round(time.perf_counter() - self.started, 3),
         }

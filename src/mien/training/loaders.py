@@ -16,10 +16,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
 from mien.data.dataset import Dataset as PreparedDataset
-from mien.runtime.material import UNLABELLED
+from mien.runtime.material import UNLABELLED, is_labelled
 
 NetworkBaseline = Literal["none", "recording"]
 Rows = NDArray[np.int64]
+Targets = NDArray[np.int64] | NDArray[np.float32]
+
+MOST_WEIGHT = 30.0
+"""Of a channel's rarer side: a channel that shows in one frame of a thousand isn't worth a thousand frames."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,9 @@ class FrameSet:
 
     Attributes:
         load: Gives the pixels (n, S, S, 3) uint8 RGB of rows (n,), already cut and resized.
-        targets: (N,) class codes; -1 where a frame has no label. Such frames teach nothing, but count for the
-            personal baseline, which must not depend on labels.
+        targets: (N,) class codes, -1 where a frame has no label; or (N, C) float32 labels of channels, NaN where they
+            are missing. Frames without any label teach nothing, but count for the personal baseline, which must not
+            depend on labels.
         recordings: (N,) number of the recording.
         participants: (N,) number of the participant.
         ids: (N,) names of the frames.
@@ -56,7 +61,7 @@ class FrameSet:
     """
 
     load: Callable[[Rows], NDArray[np.uint8]]
-    targets: Rows
+    targets: Targets
     recordings: Rows
     participants: Rows
     ids: NDArray[np.object_]
@@ -72,7 +77,7 @@ class FrameSet:
     @property
     def labelled(self) -> Rows:
         """Rows that have a label."""
-        return np.flatnonzero(self.targets != UNLABELLED)
+        return np.flatnonzero(is_labelled(self.targets))
 
     def subset(self, rows: Rows) -> FrameSet:
         """Return the frame set of some rows."""
@@ -100,14 +105,14 @@ class Batch(TypedDict):
     rows: Tensor
 
 
-def participant_weights(participants: Rows, *, targets: Rows) -> NDArray[np.float32]:
+def participant_weights(participants: Rows, *, targets: Targets) -> NDArray[np.float32]:
     """Return weights (N,) under which every participant counts the same; mean 1 over labelled frames, 0 elsewhere.
 
     >>> participant_weights(np.array([0, 0, 0, 1]), targets=np.array([1, 0, 0, 1])).tolist()
     [0.6666666865348816, 0.6666666865348816, 0.6666666865348816, 2.0]
     """
     weights = np.zeros(len(participants), np.float32)
-    labelled = targets != UNLABELLED
+    labelled = is_labelled(targets)
     people, where, counts = np.unique(participants[labelled], return_inverse=True, return_counts=True)
     weights[labelled] = labelled.sum() / (len(people) * counts[where])
     return weights
@@ -135,6 +140,49 @@ def class_weights(train: FrameSet, *, scheme: LabelScheme) -> NDArray[np.float32
     result = np.ones(len(mass), np.float32)
     result[present] = mass.sum() / (len(present) * mass[present])
     return result
+
+
+def channel_weights(train: FrameSet, *, scheme: LabelScheme) -> NDArray[np.float32]:
+    """Return weights (2, C) of a channel's absence and presence under which both count the same, as `class_weights`.
+
+    At most `MOST_WEIGHT`; 1 where the training frames show one of the two only: that channel's output becomes constant.
+
+    Raises:
+        UserError: No channel varies in the training frames.
+    """
+    weights = participant_weights(train.participants, targets=train.targets)
+    there = np.nan_to_num(train.targets.astype(np.float64)) * weights[:, None]
+    known = np.isfinite(train.targets) * weights[:, None]
+    mass = np.stack([known.sum(axis=0) - there.sum(axis=0), there.sum(axis=0)])
+    both = (mass > 0).all(axis=0)
+    if not both.any():
+        raise UserError(
+            f"No channel of {scheme.target!r} varies in the training frames; a model needs one that does. Use more "
+            "participants, other channels, or fewer folds."
+        )
+    balanced = mass.sum(axis=0) / (2 * np.where(both, mass, 1.0))
+    return np.where(both, np.minimum(balanced, MOST_WEIGHT), 1.0).astype(np.float32)
+
+
+def number_scale(train: FrameSet, *, scheme: LabelScheme) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation (C,) of numbers over the training frames, participants weighted equally.
+
+    Raises:
+        UserError: A channel that never varies in the training frames.
+    """
+    weights = participant_weights(train.participants, targets=train.targets)[:, None]
+    values = train.targets.astype(np.float64)
+    share = np.isfinite(values) * weights
+    share = share / np.maximum(share.sum(axis=0), 1e-12)
+    centre = np.nansum(values * share, axis=0)
+    spread = np.sqrt(np.nansum((values - centre) ** 2 * share, axis=0))
+    flat = [name for name, width in zip(scheme.channels, spread, strict=True) if not width > 0]
+    if flat:
+        raise UserError(
+            f"{', '.join(map(repr, flat))} never varies in the training frames; a model needs that. Use more "
+            "participants, another target, or fewer folds."
+        )
+    return centre.astype(np.float32), spread.astype(np.float32)
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -228,11 +276,18 @@ class FrameBatches(Dataset[Batch]):
         index = np.where(given < 0, -1 - given, given)
         return Batch(
             inputs=self.inputs(index),
-            targets=torch.from_numpy(np.where(given < 0, UNLABELLED, self.frames.targets[index])),
+            targets=torch.from_numpy(_without(self.frames.targets[index], hidden=given < 0)),
             weights=torch.from_numpy(self.weights[index]),
             recordings=torch.from_numpy(self.frames.recordings[index]),
             rows=torch.from_numpy(index),
         )
+
+
+def _without(targets: Targets, *, hidden: NDArray[np.bool_]) -> Targets:
+    """Return targets (n,) or (n, C) without those of hidden rows (n,)."""
+    if targets.ndim == 1:
+        return np.where(hidden, UNLABELLED, targets)
+    return np.where(hidden[:, None], np.float32(np.nan), targets).astype(np.float32)
 
 
 def read_pixels(frames: FrameSet, rows: Rows) -> Tensor:

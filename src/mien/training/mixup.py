@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mien.runtime.material import UNLABELLED
+from mien.runtime.material import is_labelled
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,16 @@ class Mixture:
 
     @staticmethod
     def draw(targets: Tensor, *, alpha: float, seed: int) -> Mixture:
-        """Draw partners among the labelled rows of targets (n,), and the share from Beta(alpha, alpha)."""
+        """Draw partners among the labelled rows of targets (n,) or (n, C), and the share from Beta(alpha, alpha)."""
         generator = np.random.default_rng(seed)
         partners = np.arange(len(targets))
-        rows = np.flatnonzero((targets != UNLABELLED).cpu().numpy())
+        rows = np.flatnonzero(is_labelled(targets.cpu().numpy()))
         partners[rows] = generator.permutation(rows)
         return Mixture(torch.from_numpy(partners).to(targets.device), float(generator.beta(alpha, alpha)))
+
+    def to(self, device: str) -> Mixture:
+        """Return the mixture for values on another device."""
+        return Mixture(self.partners.to(device), self.share)
 
     def mix(self, values: Tensor) -> Tensor:
         """Return (n, ...) float: `share` of each row and the rest of its partner."""

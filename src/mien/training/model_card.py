@@ -15,11 +15,13 @@ CARD = """# {label}
 | | |
 |---|---|
 | model | `{name}` |
-| classes | {classes} |
+| {kind} | {classes} |
 | input | {fps:g} frames per second, crop `{crop}` {size} px, face detector `{detector}` |
 | modalities | {modalities} |
 | encoder | {encoder} |
 | personal baseline | {baseline} |
+| calibrated probabilities | {calibration} |
+| events | {events} |
 | parameters | {parameters:,} ({trainable:,} trained) |
 | weights | {weights} |
 | licence of the weights | {licence} |
@@ -53,10 +55,11 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
     synthetic = "\nThe study is synthetic: its labels are true by construction, so nothing here holds for people.\n"
     return CARD.format(
         label=spec.label,
-        target=spec.labels.target,
+        target=", ".join(spec.labels.channels) or spec.labels.target,
         annotated_by=annotated_by(spec.labels.label_source),
         name=spec.name,
-        classes=", ".join(spec.labels.classes),
+        kind="numbers" if spec.labels.kind == "continuous" else "channels" if spec.labels.channels else "classes",
+        classes=_classes(spec),
         fps=spec.sampling.fps,
         crop=spec.sampling.crop,
         size=spec.sampling.size_px,
@@ -64,6 +67,8 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         modalities=_modalities(spec),
         encoder=_encoder(spec),
         baseline=spec.baseline,
+        calibration=_calibration(spec),
+        events=_events(spec),
         parameters=model["parameters"],
         trainable=model["trainable_parameters"],
         weights=model.get("weights_note") or model.get("weights_source") or "none",
@@ -74,9 +79,17 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         parity=parity["max_abs_diff_logit"],
         clips=parity["clips"],
         score=_score(quoted),
-        audit=_audit(checked),
+        audit=_audit(checked, dropped=made_of.get("dropped_channels") or {}),
         synthetic=synthetic if spec.labels.label_source == "synthetic" else "",
     )
+
+
+def _classes(spec: ModelSpec) -> str:
+    labels = spec.labels
+    if not labels.sources:
+        return ", ".join(labels.classes)
+    # Channels that different people or tools annotated.
+    return "; ".join(f"{name} ({annotated_by(labels.source_of(name))})" for name in labels.channels)
 
 
 def _modalities(spec: ModelSpec) -> str:
@@ -86,16 +99,43 @@ def _modalities(spec: ModelSpec) -> str:
     around = f"{windows.context_s:g} s around each frame"
     given = {
         "video": f"video ({windows.sequence_length} frames)",
-        "audio": f"audio (log-mel, {around})",
+        "audio": f"audio ({'log-mel' if spec.sound is None else spec.sound.name}, {around})",
         "signals": f"signals ({', '.join(windows.signal_names)}, {around})",
     }
     return ", ".join(given[name] for name in windows.modalities)
 
 
+def _events(spec: ModelSpec) -> str:
+    if not spec.events:
+        return "no settings: sampled too rarely, or what it looks for has no onsets"
+    said = []
+    for name, own in spec.events.items():
+        inner = own["inner"]
+        chosen = inner["note"] or f"chosen on {inner['participants']} inner participants"
+        said.append(f"{name}: on at {own['on']:g}, off at {own['off']:g} ({chosen})")
+    return "; ".join(said)
+
+
+def _calibration(spec: ModelSpec) -> str:
+    if not spec.calibration:
+        return "none: numbers have no probability"
+    said = []
+    for name, own in spec.calibration.items():
+        said.append(f"{name}: {own['note'] or 'fitted on {} inner participants'.format(own['participants'])}")
+    return "; ".join(said)
+
+
 def _encoder(spec: ModelSpec) -> str:
     if spec.encoder is None:
-        return "none: it doesn't look at pictures"
-    return f"{spec.encoder.name}, {spec.encoder.size_px} px, looks at {spec.encoder.crop:g} x the face box"
+        return "none: it doesn't look at pictures" if spec.sound is None else _listener(spec)
+    looks = f"{spec.encoder.name}, {spec.encoder.size_px} px, looks at {spec.encoder.crop:g} x the face box"
+    return looks if spec.sound is None else f"{looks}; {_listener(spec)}"
+
+
+def _listener(spec: ModelSpec) -> str:
+    sound = spec.sound
+    assert sound is not None and sound.window_s is not None, "a bundle's encoder of sound has its window"
+    return f"{sound.name} ({sound.source}), hears {sound.window_s:g} s around each moment"
 
 
 def _score(quoted: dict[str, Any] | None) -> str:
@@ -117,12 +157,13 @@ def _score(quoted: dict[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _audit(checked: dict[str, Any]) -> str:
+def _audit(checked: dict[str, Any], *, dropped: dict[str, list[str]]) -> str:
     if not checked:
         return "Nothing."
     lines = [f"Audit: **{checked['verdict']}**: no tool certifies what a label means."]
     if checked["overrides"]:
         lines.append(f"Overridden by the user: {', '.join(checked['overrides'])}.")
+    lines += [f"Asked for and left out: {name}. {' '.join(reasons)}" for name, reasons in dropped.items()]
     lines += ["", "| check | | found |", "|---|---|---|"]
     lines += [f"| {item['title']} | {item['severity']} | {item['detail']} |" for item in checked["checks"]]
     return "\n".join(lines)

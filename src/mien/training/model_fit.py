@@ -29,11 +29,17 @@ from mien.evaluation.probe import Probe, fit_probe
 from mien.models.choice import ModelChoice
 from mien.models.classifier import BuiltModel
 from mien.models.complexity import complexity
-from mien.models.hub_encoder import HubEncoder
 from mien.models.registry import MODELS, build_model
 from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.encoders import Encoder
-from mien.runtime.material import UNLABELLED, Material, probe_features, subtract_baseline
+from mien.runtime.material import (
+    UNLABELLED,
+    Material,
+    is_labelled,
+    labels_of,
+    probe_features,
+    subtract_baseline,
+)
+from mien.runtime.sound_encoders import AnyEncoder, SoundEncoder
 from mien.training.checkpoints import Checkpoints
 from mien.training.checks import frozen_parameters, open_encoder
 from mien.training.config import TrainConfig
@@ -74,7 +80,7 @@ class FittedProbe:
 
     material: Material
     choice: ModelChoice
-    encoder: Encoder
+    encoder: AnyEncoder
     probe: Probe
     inner_probe: Probe
     seconds: float
@@ -105,7 +111,7 @@ class FittedProbe:
         """Return what `fit.json` holds."""
         trainable = int(self.probe.coef.size + self.probe.intercept.size)
         frozen = frozen_parameters(self.encoder)
-        weights_note = self.encoder.weights_note if isinstance(self.encoder, HubEncoder) else ""
+        weights_note = str(getattr(self.encoder, "weights_note", ""))
         return {
             "history": [],
             "seconds": self.seconds,
@@ -120,7 +126,7 @@ class FittedProbe:
                 "weights_note": weights_note,
                 "weights_source": self.encoder.spec.source,
                 "licence": self.encoder.spec.licence,
-                "settings": {"image_size": self.encoder.spec.size_px, "crop": self.encoder.spec.crop},
+                "settings": _looks_at(self.encoder),
             },
         }
 
@@ -225,7 +231,14 @@ def fit_model(
         return _fit_probe(choice, material, train=train, validation=validation, settings=settings)
     if choice.is_sequence:
         return fit_sequence(
-            choice, material, train=train, validation=validation, settings=settings, seed=seed, on_epoch=on_epoch
+            choice,
+            material,
+            train=train,
+            validation=validation,
+            settings=settings,
+            seed=seed,
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
         )
     return _fit_network(
         choice,
@@ -250,14 +263,17 @@ def _fit_probe(
     """Fit two probes: one on all participants, and one without the inner split, on which models are chosen."""
     started = time.perf_counter()
     encoder = open_encoder(choice)
+    if isinstance(encoder, SoundEncoder):
+        encoder = encoder.windowed(material.clips.scheme.unit)
     frames, features = probe_features(material, [*train, *validation], encoder=encoder, baseline=choice.baseline)
-    labelled = frames["target"].to_numpy() != UNLABELLED
+    targets = labels_of(frames, scheme=material.clips.scheme)
+    labelled = is_labelled(targets)
     inner = labelled & frames["participant_id"].isin(train).to_numpy()
 
     def fit(rows: NDArray[np.bool_]) -> Probe:
         return fit_probe(
             features[rows],
-            targets=frames["target"].to_numpy(np.int64)[rows],
+            targets=targets[rows],
             participants=frames["participant_id"].to_numpy(dtype=object)[rows],
             scheme=material.clips.scheme,
             config=settings.probe,
@@ -322,6 +338,12 @@ def network_facts(built: BuiltModel, *, config_json: dict[str, Any], batch_size:
         "licence": built.licence,
         "settings": config_json,
     }
+
+
+def _looks_at(encoder: AnyEncoder) -> dict[str, Any]:
+    if isinstance(encoder, SoundEncoder):
+        return {"window_s": encoder.window_s}
+    return {"image_size": encoder.spec.size_px, "crop": encoder.spec.crop}
 
 
 def _clip_rows(

@@ -30,10 +30,8 @@ from mien.training.lightning_module import (
     Best,
     EpochMonitor,
     EpochScore,
-    Objective,
     Phase,
     PhaseModule,
-    balanced_accuracy,
     begin_after,
     shared_score,
 )
@@ -45,11 +43,11 @@ from mien.training.loaders import (
     RecordingBatches,
     Rows,
     ShuffledBatches,
-    class_weights,
     make_loader,
     participant_weights,
     read_pixels,
 )
+from mien.training.objective import Objective, epoch_score, score_text
 from mien.training.reproducible import Device
 
 # Accumulating batches on little data would leave a handful of optimiser steps per epoch.
@@ -139,7 +137,7 @@ class PhasedFit:
         strengths = Strengths(config.brightness, config.contrast, config.hue, config.flip)
         self.views = Views(config.views if config.augment else 0, strengths)
         self.prefix: Prefix | None = None
-        self.objective = Objective(scheme.kind, torch.from_numpy(class_weights(sides.train, scheme=scheme)))
+        self.objective = Objective.of(sides.train, scheme=scheme)
 
     def run(self) -> None:
         """Run all phases; the classifier is left with its best weights, in eval mode, on the CPU."""
@@ -156,6 +154,10 @@ class PhasedFit:
                 raise UserError(f"{self.built.name}: the validation loss is not a number; lower the learning rates.")
             self.best.restore(self.classifier)
         self.classifier.requires_grad_(True).cpu().eval()
+        # Features of any kind show whether the head says the same in another unit.
+        self.objective.fold_into(
+            self.classifier.head, examples=[torch.linspace(-1, 1, 4 * self.built.feature_dim).reshape(4, -1)]
+        )
         self.classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def _prepare_network(self) -> None:
@@ -403,13 +405,12 @@ class PhasedFit:
 
     def _score(self, sampled: FrameSet, train_logits: Tensor, validation_logits: Tensor) -> EpochScore:
         validation = self.sides.validation
-        rows = validation.labelled
-        scores = self.scheme.probabilities(validation_logits.cpu().numpy()[rows])
-        predicted = self.scheme.predicted(scores)
         return EpochScore(
             train_loss=self._loss(sampled, train_logits),
             validation_loss=self._loss(validation, validation_logits),
-            validation_balanced_accuracy=balanced_accuracy(validation.targets[rows], predicted=predicted),
+            validation_score=epoch_score(
+                validation_logits.cpu().numpy(), targets=self.objective.scaled(validation.targets), scheme=self.scheme
+            ),
         )
 
     def _loss(self, frames: FrameSet, logits: Tensor) -> float:
@@ -423,9 +424,8 @@ class PhasedFit:
 
     def _report(self, row: dict[str, Any]) -> None:
         self._say(
-            f"{self.built.display_name} epoch {row['epoch']} ({row['phase']}): train loss {row['train_loss']:.3f}, "
-            f"validation loss {row['validation_loss']:.3f}, balanced accuracy "
-            f"{row['validation_balanced_accuracy']:.3f}"
+            f"{self.built.display_name} epoch {row['epoch']} ({row['phase']}): "
+            + score_text(row, kind=self.scheme.kind)
         )
 
 

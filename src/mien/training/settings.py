@@ -78,6 +78,8 @@ def load_settings(path: Path | None, *, epochs: int | None = None, random_init: 
     Raises:
         UserError: An unknown key or model, or a value of another type than expected.
     """
+    if epochs is not None and epochs < 1:
+        raise UserError(f"epochs must be at least 1, got {epochs}.")
     values = load_yaml_mapping(path) if path else {}
     allowed = ("training", "probe", "models")
     for key in values:

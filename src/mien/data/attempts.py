@@ -1,7 +1,11 @@
-"""The log of what was tried on a target: `DATASET/attempts.csv`, a line per run and model, only ever added to.
+"""The log of who looked at a target's scores: `DATASET/attempts.csv`, a line per run and model, only ever added to.
 
 Trying twenty configurations and showing the best one is a common way to a result that doesn't hold. Whoever reads a
 comparison is told how many there were. The log lies in the dataset: one that is prepared elsewhere starts at none.
+
+Three commands look: `compare` and `train`, which try configurations, and `audit` with a target, which prints what its
+reference probes score on people that they never saw. These are no configurations: nothing is chosen by them, and every
+comparison shows them too. But whoever has seen them knows of the outcome, so that a plan written later comes too late.
 """
 
 from __future__ import annotations
@@ -18,26 +22,18 @@ import pandas as pd
 
 from mien.core.errors import UserError
 from mien.core.storage import digest_of
-from mien.models.choice import ModelChoice
+from mien.data.target_lists import SEPARATOR
 
 ATTEMPTS_FILE = "attempts.csv"
 COLUMNS = ("target", "run_id", "model", "settings", "seed", "when")
+
+LOOKS = {"audit": "audit-", "training": "training-"}
+"""By what is no comparison the beginning of its run_id."""
 
 
 def utc_now() -> str:
     """Return the present time as ISO 8601 in UTC, to the millisecond: such texts sort by time."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def model_name(choice: ModelChoice) -> str:
-    """Return a model's name with everything that a default may have filled in.
-
-    >>> from mien.models.choice import parse_model
-    >>> model_name(parse_model("linear_probe", default_baseline="recording")), model_name(parse_model("improved_cnn"))
-    ('linear_probe@hog+recording', 'improved_cnn+none')
-    """
-    backbone = "" if choice.backbone is None else f"@{choice.backbone}"
-    return f"{choice.name}{backbone}+{choice.baseline}"
 
 
 def record_attempts(
@@ -50,7 +46,7 @@ def record_attempts(
     seed: int,
     when: str | None = None,
 ) -> int:
-    """Add the models of a run to the log, before the first of them is fitted.
+    """Add the models of a run to the log, before the first of them is fitted (`mien audit`: before it scores).
 
     A run that is resumed adds nothing: lines are told apart by target, run and model. Lines are appended in one write,
     so two runs at once lose nothing, and a line that a kill left half written doesn't count.
@@ -58,8 +54,8 @@ def record_attempts(
     Args:
         dataset_path: Folder of the dataset.
         target: The target.
-        run_id: The run.
-        models: The models with their backbones and personal baselines, such as `model_name` gives them.
+        run_id: The run; of an audit or a training it begins as `LOOKS` says.
+        models: The models with their backbones and personal baselines, such as `linear_probe@hog+recording`.
         settings: All else that decides how they are fitted (JSON-able), so that a model with other settings counts as
             another configuration.
         seed: Seed of the run.
@@ -115,22 +111,38 @@ def read_attempts(dataset_path: Path) -> pd.DataFrame:
 def count_configurations(dataset_path: Path, target: str, *, before: str | None = None) -> int:
     """Return how many configurations were tried on a target: distinct models with their settings, whatever the seed.
 
+    Reference probes of audits aren't among them (see above).
+
     Args:
         dataset_path: Folder of the dataset.
         target: The target.
         before: Count what was tried before this time (ISO 8601, UTC); None for all.
     """
-    return len(_tried(dataset_path, target, before=before).drop_duplicates(["model", "settings"]))
+    tried = _tried(dataset_path, target, before=before)
+    tried = tried[~tried["run_id"].str.startswith(LOOKS["audit"])]
+    return len(tried.drop_duplicates(["model", "settings"]))
 
 
 def count_runs(dataset_path: Path, target: str, *, before: str | None = None) -> int:
-    """Return how many comparisons were run on a target (see `count_configurations`)."""
+    """Return how many comparisons, trainings and audits were run on a target (see `count_configurations`)."""
     return int(_tried(dataset_path, target, before=before)["run_id"].nunique())
+
+
+def describe_runs(dataset_path: Path, target: str, *, before: str | None = None) -> str:
+    """Return what was run on a target in words, such as "1 audit and 2 comparisons"; empty where nothing was."""
+    runs = _tried(dataset_path, target, before=before)["run_id"].drop_duplicates()
+    counts = {what: int(runs.str.startswith(begins).sum()) for what, begins in LOOKS.items()}
+    counts["comparison"] = len(runs) - sum(counts.values())
+    said = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
+    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
 
 
 def _tried(dataset_path: Path, target: str, *, before: str | None) -> pd.DataFrame:
     table = read_attempts(dataset_path)
-    chosen = table["target"] == target
+    # Whoever tried Smile,Speaking has looked at Smile: targets that share a channel count for each other.
+    asked = set(target.split(SEPARATOR))
+    chosen = table["target"].map(lambda tried: tried == target or not asked.isdisjoint(tried.split(SEPARATOR)))
+    chosen = chosen.astype(bool)
     return table[chosen if before is None else chosen & (table["when"] < before)]
 
 

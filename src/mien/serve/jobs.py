@@ -1,0 +1,204 @@
+"""Jobs: an uploaded video on its way to a timeline, and how long what came of it is kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mien.serve.settings import ServeSettings
+from mien.serve.workers import Outcome, Report, Work, Workers
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled"})
+STATE_OF: dict[Outcome, State] = {
+    "running": "running",
+    "done": "done",
+    "wrong input": "failed",
+    "bug": "failed",
+    "died": "failed",
+    "too long": "failed",
+    "cancelled": "cancelled",
+}
+STATUS_OF: dict[Outcome, int] = {"wrong input": 422, "died": 422, "too long": 422, "bug": 500, "cancelled": 410}
+"""HTTP status of asking for the results of a job that ended so."""
+
+VIDEO_STEM = "video"
+"""Every upload is called so: no name of a client becomes a path."""
+
+FOLDER_PREFIX = "mien-serve-"
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+class FullError(Exception):
+    """More jobs wait than may."""
+
+
+@dataclass
+class Job:
+    """One video.
+
+    Attributes:
+        job_id: Its name, which can't be guessed: who has it may read the results.
+        name: What the client calls the video.
+        folder: Where its files lie.
+        created: When it came, seconds since 1970.
+        state: Where it is.
+        report: What its worker said last.
+        ended: When it ended, on the monotonic clock; None while it hasn't.
+        changes: Counts the reports, so that who follows it sees what is new.
+    """
+
+    job_id: str
+    name: str
+    folder: Path
+    created: float = field(default_factory=time.time)
+    state: State = "queued"
+    report: Report = field(default_factory=lambda: Report("running", "Waiting"))
+    ended: float | None = None
+    changes: int = 0
+
+    @property
+    def out(self) -> Path:
+        """Folder of the results."""
+        return self.folder / "out"
+
+    def file(self, suffix: str) -> Path | None:
+        """Return the result whose name ends so, None where there is none."""
+        return next(iter(sorted(self.out.glob(f"*{suffix}"))), None)
+
+
+class Jobs:
+    """All jobs of a service, in a folder that goes when the service goes."""
+
+    def __init__(self, bundle: Path, *, settings: ServeSettings) -> None:
+        """Make the folder; `start` starts the workers.
+
+        Args:
+            bundle: Folder of the bundle.
+            settings: Limits.
+        """
+        self.settings = settings
+        remove_abandoned()
+        self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
+        self._jobs: dict[str, Job] = {}
+        self._doomed: dict[str, Path] = {}
+        self._lock = threading.Lock()
+        self._workers = Workers(bundle, settings=settings, report=self._told)
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._workers.start()
+
+    def reserve(self) -> Path:
+        """Make a folder for an upload.
+
+        Raises:
+            FullError: Too many jobs wait.
+        """
+        with self._lock:
+            if sum(job.state == "queued" for job in self._jobs.values()) >= self.settings.max_waiting:
+                raise FullError
+        return Path(tempfile.mkdtemp(prefix="job-", dir=self.root))
+
+    def submit(self, video: Path, *, name: str) -> Job:
+        """Queue an uploaded video; it is deleted when its job ends."""
+        job = Job(secrets.token_urlsafe(16), name, video.parent)
+        with self._lock:
+            self._jobs[job.job_id] = job
+        self._workers.submit(Work(job.job_id, video, job.out))
+        return job
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job, None where there is none of this name (any more)."""
+        return self._jobs.get(job_id) if ID_PATTERN.fullmatch(job_id) else None
+
+    def position(self, job: Job) -> int:
+        """Return how many jobs wait before this one."""
+        with self._lock:
+            waiting = [other for other in self._jobs.values() if other.state == "queued"]
+        return waiting.index(job) if job in waiting else 0
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state."""
+        with self._lock:
+            states = [job.state for job in self._jobs.values()]
+        return {state: states.count(state) for state in ("queued", "running", "done", "failed", "cancelled")}
+
+    def remove(self, job: Job) -> None:
+        """Cancel a job that is under way, delete its files, and forget it."""
+        with self._lock:
+            under_way = job.state not in ENDED
+            self._jobs.pop(job.job_id, None)
+            if under_way:
+                self._doomed[job.job_id] = job.folder  # its worker may still write there
+        if under_way:
+            self._workers.cancel(job.job_id)
+        else:
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    def expire(self) -> int:
+        """Remove jobs that ended too long ago; return how many."""
+        now = time.monotonic()
+        with self._lock:
+            ended = [job for job in self._jobs.values() if job.ended and now - job.ended > self.settings.keep_s]
+        for job in ended:
+            self.remove(job)
+        return len(ended)
+
+    def stop(self) -> None:
+        """End the workers and delete everything."""
+        self._workers.stop(grace_s=self.settings.grace_s)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _told(self, job_id: str, report: Report) -> None:
+        """Take a report of a worker; from its driver's thread."""
+        with self._lock:
+            doomed = self._doomed.get(job_id)
+            job = self._jobs.get(job_id)
+            if job is not None:
+                job.report, job.state = report, STATE_OF[report.outcome]
+                job.changes += 1
+        if report.outcome == "running":
+            return
+        if doomed is not None:
+            shutil.rmtree(doomed, ignore_errors=True)
+            with self._lock:
+                self._doomed.pop(job_id, None)
+        elif job is not None:
+            # Whatever came of it, the video isn't kept.
+            for path in job.folder.glob(f"{VIDEO_STEM}*"):
+                path.unlink(missing_ok=True)
+            job.ended = time.monotonic()
+
+
+def remove_abandoned() -> None:
+    """Delete folders of services that were killed: their process isn't there any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        number = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def job_json(job: Job, *, position: int) -> dict[str, Any]:
+    """Return a job as the service shows it."""
+    report = job.report
+    return {
+        "job_id": job.job_id,
+        "name": job.name,
+        "state": job.state,
+        "reason": report.what if job.state in ("failed", "cancelled") else None,
+        "what": report.what if job.state not in ENDED else None,
+        "done": report.done,
+        "total": report.total,
+        "position": position if job.state == "queued" else None,
+        "frames": None if report.result is None else report.result.get("frames"),
+        "faces": None if report.result is None else report.result.get("faces"),
+    }
