@@ -91,9 +91,19 @@ def test_a_folder_without_recordings(tmp_path):
     assert "RespCam_" in result.stderr
 
 
-def test_target_that_never_varies_and_too_few_participants(drawn_dataset, tmp_path):
+def test_a_target_that_never_varies_is_refused_with_the_audit(drawn_dataset, tmp_path):
+    """Nothing to test is a refusal (3), as in `mien audit`, and not a wrong option."""
+    result = call("compare", drawn_dataset.path, "--models", "linear_probe@hog", "--out", tmp_path / "r",
+                  "--target", "Attention", "--folds", 3)  # fmt: skip
+    assert result.exit_code == 3, result.stderr
+    assert "never varies" in result.stderr
+    refused = json.loads((tmp_path / "r/comparison.json").read_text())
+    assert refused["verdict"] == "refused" and not refused["models"]
+
+
+def test_more_folds_than_people_and_an_unknown_target(drawn_dataset, tmp_path):
     base = ("compare", drawn_dataset.path, "--models", "linear_probe@hog", "--out", tmp_path / "r", "--target")
-    for target, folds, words in (("Attention", 3, "never varies"), ("Smile", 9, "6 participants"), ("Fun", 3, "Smile")):
+    for target, folds, words in (("Smile", 9, "6 participants"), ("Fun", 3, "Smile")):
         result = call(*base, target, "--folds", folds)
         assert result.exit_code == 2, result.stderr
         assert words in result.stderr

@@ -26,17 +26,28 @@ def test_readme_commands_run(drawn_study, tmp_path, monkeypatch):
     commands = shell_lines(ROOT / "README.md", program="mien ")
     verbs = ["prepare", "inspect", "audit", "compare", "train", "predict"]
     assert [shlex.split(command)[1] for command in commands] == verbs
-    (tmp_path / "demo/newcomer").mkdir(parents=True)
-    (tmp_path / "demo/study").symlink_to(drawn_study)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    video = next(path for path in sorted(drawn_study.rglob("*.mp4")) if path.stat().st_size > 20_000)
-    (tmp_path / "demo/newcomer/video.mp4").symlink_to(video)
-    monkeypatch.chdir(tmp_path)
-    for command in commands:
-        result = CliRunner().invoke(app, shlex.split(command)[1:])
-        assert result.exit_code == 0, f"{command}\n{result.stderr}"
+    run_in_a_folder(ROOT / "README.md", drawn_study, tmp_path, monkeypatch)
     assert (tmp_path / "run/report.html").is_file()
     assert (tmp_path / "predictions/video.timeline.csv").is_file()
+
+
+def run_in_a_folder(page: Path, drawn_study: Path, folder: Path, monkeypatch) -> None:
+    """Run a page's commands in a folder where `demo/` is what `make demo` leaves (here: a smaller drawn study)."""
+    (folder / "demo/newcomer").mkdir(parents=True)
+    (folder / "demo/study").symlink_to(drawn_study)
+    (folder / "configs").symlink_to(ROOT / "configs")
+    video = next(path for path in sorted(drawn_study.rglob("*.mp4")) if path.stat().st_size > 20_000)
+    (folder / "demo/newcomer/video.mp4").symlink_to(video)
+    monkeypatch.chdir(folder)
+    for command in shell_lines(page, program="mien "):
+        result = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert result.exit_code == 0, f"{command}\n{result.stderr}"
+
+
+def test_the_first_ten_minutes_run(drawn_study, tmp_path, monkeypatch):
+    run_in_a_folder(ROOT / "docs/get-started.md", drawn_study, tmp_path, monkeypatch)
+    assert (tmp_path / "run/report.html").is_file()
+    assert (tmp_path / "predictions/video.html").is_file()
 
 
 def test_make_targets_of_the_readme_exist():

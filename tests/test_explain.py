@@ -394,7 +394,7 @@ def test_other_weights_than_the_onnx_are_not_explained(bundle_path, video_path, 
         explain(bundle, video_path, out=tmp_path / "o")
     del manifest["files"]
     write_json(bundle / "bundle.json", manifest)
-    with pytest.raises(UserError, match="lacks something or is damaged"):
+    with pytest.raises(UserError, match="isn't the manifest of a bundle"):
         explain(bundle, video_path, out=tmp_path / "o")
 
 

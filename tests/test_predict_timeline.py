@@ -46,6 +46,15 @@ def test_the_parquet_is_the_csv(bundle, probe_video, tmp_path):
     )
 
 
+def test_logits_block_by_block_are_those_of_all_features(bundle, probe_video, monkeypatch):
+    monkeypatch.setattr("mien.predict.seeing.CROP_BLOCK", 5)
+    by_block = predict_timeline(bundle, probe_video)
+    monkeypatch.setattr("mien.predict.seeing._Blocks.are_logits", False)
+    whole = predict_timeline(bundle, probe_video)
+    assert whole["logit_Smile"].notna().any()
+    np.testing.assert_allclose(by_block["logit_Smile"], whole["logit_Smile"], atol=1e-5)
+
+
 class TestCalibration:
     def test_few_people_leave_no_calibration_and_say_why(self, bundle, probe_video, probe_bundle):
         assert "are needed" in bundle.spec.calibration["Smile"]["note"]
@@ -178,7 +187,7 @@ class TestTruth:
         [
             ("onset,offset,label\n0.0,2.0,Frown\n", "Frown"),
             ("no table of anything", "Nothing is shown"),
-            ("respondent,onset,offset,label\nA,0,1,Smile\nB,0,1,Smile\n", "respondents"),
+            ("respondent,onset,offset,label\nA,0,1,Smile\nB,0,1,Smile\n", "which of these"),
         ],
     )
     def test_what_cannot_be_used_is_said_and_costs_no_prediction(self, bundle, probe_video, text, what, tmp_path):
@@ -188,6 +197,18 @@ class TestTruth:
         assert what in result["problem"] and "truth" not in result
         assert "prob_Smile" in pd.read_csv(result["timeline"])
         assert what in pd.read_csv(tmp_path / "out/failures.csv")["reason"][0]
+
+    def test_of_several_videos_an_export_has_to_say_which(self, bundle, probe_video, drawn_study, export, tmp_path):
+        other = next(
+            path for path in (drawn_study / "Analysis/Respondent Cameras").glob("*.mp4") if path.stat().st_size > 999
+            and path != probe_video
+        )  # fmt: skip
+        results = predict_files(bundle, videos=[probe_video, other], out=tmp_path / "a", annotations=export)
+        assert all("doesn't say which" in item.get("problem", "") for item in results if "error" not in item)
+        named = tmp_path / "named.csv"
+        named.write_text(f'media,onset,offset,label\n"{probe_video.name}",0.0,2.0,Smile\n')
+        results = predict_files(bundle, videos=[probe_video, other], out=tmp_path / "b", annotations=named)
+        assert "truth" in results[0] and "truth" not in results[1]
 
     def test_agreement_by_hand(self):
         timeline = pd.DataFrame(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from media_fixtures import write_video
 from mien.audit.check import Check
+from mien.audit.copies import check_copies
 from mien.audit.labels import check_constant_label, check_label_varies
 from mien.audit.run import audit_content, audit_target
 from mien.audit.standalone import run_audit
@@ -23,6 +24,7 @@ from mien.crossval.plan import check_plan, plan_lines, read_plan, write_plan
 from mien.data.attempts import count_configurations, describe_runs
 from mien.data.clips import build_clips
 from mien.data.dataset import Dataset
+from mien.data.pictures import LANDMARK_COLUMNS
 from mien.data.prepare import PrepareConfig, prepare
 from mien.data.study import find_study
 from mien.evaluation.grouped import held_bound
@@ -32,7 +34,7 @@ from mien.models.choice import parse_models
 from mien.report.audit_table import BY_BOUND, audit_line
 from mien.training.final import plan_training, train_bundle
 from mien.training.settings import FitSettings
-from report_runs import evidence_of, make_run, rewritten
+from report_runs import evidence_of, make_run, rewritten, text_of
 from test_audit_labels import index, people
 from test_metrics_by_kind import model_scores, table
 
@@ -83,6 +85,22 @@ def failing(name):
     return Check(name, "fail", 1.0, 0.5, f"{name} fails here.", "Mend it.")
 
 
+def test_faces_too_small_to_compare_merge_nobody_and_are_told_of(drawn_dataset, tmp_path):
+    """Eyes 2 px apart, nearly as in whole screens kept at 64 px: everybody looks like everybody."""
+    dataset = copy_of(drawn_dataset, tmp_path / "d")
+    for path in dataset.path.glob("recordings/*/frames.parquet"):
+        frames = pd.read_parquet(path)
+        for axis in "xy":
+            names = [name for name in LANDMARK_COLUMNS if name.endswith(axis)]
+            middle = frames[names].mean(axis=1)
+            frames[names] = frames[names].sub(middle, axis=0).mul(0.05).add(middle, axis=0)
+        frames.to_parquet(path)
+    found = check_copies(Dataset.open(dataset.path), seed=0)
+    assert found.merged == ()
+    assert found.check.severity == "not checked"
+    assert "6 participants were not compared" in found.check.detail and "--size" in found.check.advice
+
+
 class TestFitsOfAnotherConfiguration:
     @pytest.mark.parametrize("left", ["another's", "unnamed"])
     def test_fits_beside_a_refusal_are_made_again(self, own, finished, tmp_path, left):
@@ -119,7 +137,7 @@ class TestFitsOfAnotherConfiguration:
         assert read_json(out / "comparison.json")["verdict"] == "exploratory"
 
     def test_a_refusal_of_the_people_says_so_and_not_that_folds_differ(self, own, tmp_path, monkeypatch):
-        monkeypatch.setattr("mien.audit.run.check_clock", lambda dataset: failing("clock"))
+        monkeypatch.setattr("mien.audit.run.check_clock", lambda _: failing("clock"))
         out = run(own, tmp_path / "run", overrides=["clock"])
         with pytest.raises(UserError, match=r"finished comparison that was made with --override clock") as caught:
             run(own, out)
@@ -196,7 +214,7 @@ class TestNothingToTest:
         assert "never varies" in comparison["verdict_reasons"][0] and "Smile" in comparison["verdict_reasons"][0]
         checks = {check["name"]: check["severity"] for check in comparison["audit"]["checks"]}
         assert checks["label-varies"] == "fail" and checks["copies"] == "ok"
-        assert "REFUSED: the target varies" in (out / "report.html").read_text()
+        assert "REFUSED: the target varies" in text_of((out / "report.html").read_text())
         assert not (out / "scores.csv").exists()
 
     def test_train_of_a_target_that_never_varies(self, own, tmp_path):
@@ -220,7 +238,7 @@ class TestNothingToTest:
         _, audit = audit_target(Dataset.open(dataset.path), target="gender")
         (refusal,) = audit.refusals
         assert refusal.name == "label-varies"
-        assert "None of 3 classes are shown by 3 independent people" in refusal.detail
+        assert "None of 3 classes is shown by 3 independent people" in refusal.detail
 
     def test_classes_that_few_show_are_named_where_two_have_enough(self):
         scheme = dataclasses.replace(index({}).scheme, kind="multiclass", classes=("a", "b", "c"))

@@ -28,6 +28,7 @@ panel by about .2; an actor in the stimulus is elsewhere."""
 MIN_EYE_DISTANCE_PX = 10.0
 """Eyes nearer to each other than this, in the stored picture, are a face of some 25 px: stretched to 64 px it is a blur
 that looks like anybody's. Two people of a composite screen recording kept at 64 px (eyes 3 px apart) passed as one."""
+
 MIN_PANEL_SHARE = 0.5
 """Share of a screen recording's frames that must show a face there. Below, it isn't a panel of the respondent but
 something that a stimulus showed: the rule is that an actor on a screen never merges people."""
@@ -50,14 +51,16 @@ class Aligned:
 
     Attributes:
         recording_id: The recording.
-        kind: `face`: aligned faces; `picture`: whole pictures, because no frame shows a face of the participant.
+        kind: `face`: aligned faces; `picture`: whole pictures, because no frame shows a face of the participant;
+            `small`: nothing, because all faces are smaller than `MIN_EYE_DISTANCE_PX` asks. Whole pictures of such
+            recordings would be compared by what surrounds a face, such as one stimulus on many screens.
         frames: Rows of the recording's sampled frames that can be compared (M,).
         pts_s: Their times (M,), s.
         pixels: All its sampled frames (N, 64, 64) uint8 grey, memory-mapped; rows that aren't in `frames` are zero.
     """
 
     recording_id: str
-    kind: Literal["face", "picture"]
+    kind: Literal["face", "picture", "small"]
     frames: NDArray[np.int64]
     pts_s: NDArray[np.float64]
     pixels: NDArray[np.uint8]
@@ -71,9 +74,16 @@ def aligned_recording(dataset: Dataset, recording_id: str) -> Aligned | None:
     table = dataset.frames(recording_id)
     if not len(table) or not dataset.has_pictures(recording_id):
         return None
-    landmarks, usable = _landmarks_in_crops(dataset, recording_id, table=table)
+    landmarks, there = _landmarks_in_crops(dataset, recording_id, table=table)
+    with np.errstate(invalid="ignore"):
+        usable = there & (np.hypot(*(landmarks[:, 1] - landmarks[:, 0]).T) >= MIN_EYE_DISTANCE_PX)
+    usable &= np.isfinite(similarity_to_template(landmarks)).all(axis=(1, 2))
+    if there.any() and not usable.any():
+        nothing = np.zeros((0, SIDE_PX, SIDE_PX), np.uint8)
+        return Aligned(recording_id, "small", frames=np.zeros(0, np.int64), pts_s=np.zeros(0), pixels=nothing)
+    landmarks[~usable] = np.nan
     kind: Literal["face", "picture"] = "face" if usable.any() else "picture"
-    path = cache_path(dataset, recording_id, kind=f"aligned-{SIDE_PX}")
+    path = cache_path(dataset, recording_id, kind=f"{'aligned' if kind == 'face' else 'whole'}-{SIDE_PX}")
     if not path.is_file():
         pictures = dataset.crops(recording_id) if kind == "face" else dataset.context(recording_id)
 
@@ -113,9 +123,6 @@ def _landmarks_in_crops(
     with np.errstate(invalid="ignore"):
         # A face outside a panel's crop is another one's.
         usable = ((inside > -1) & (inside < size)).all(axis=(1, 2))
-    usable &= np.isfinite(similarity_to_template(inside)).all(axis=(1, 2))
-    with np.errstate(invalid="ignore"):
-        usable &= np.hypot(*(inside[:, 1] - inside[:, 0]).T) >= MIN_EYE_DISTANCE_PX
     if facts["camera"] == "screen":
         usable &= _in_panel(boxes)
     inside[~usable] = np.nan

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mien.audit.aligned import Aligned, aligned_recording
+from mien.audit.aligned import MIN_EYE_DISTANCE_PX, Aligned, aligned_recording
 from mien.audit.check import Check, Severity
 from mien.audit.identity import connected
 from mien.audit.matching import Gallery, Matcher
@@ -92,12 +92,15 @@ def check_copies(dataset: Dataset, people: pd.DataFrame | None = None, *, seed: 
     for table in (same_media, sounds):
         links += [(str(a), str(b)) for a, b in table[["participant_a", "participant_b"]].itertuples(index=False)]
     merged = connected(links)
+    compared = {person for person, _ in found}
+    small = {person for person, part in aligned if part is not None and part.kind == "small"} - compared
     check = _check(
         merged=merged,
         shares=shares,
         pairs=pairs,
         same_media=same_media,
         num_people={kind: len(queries) for kind, (_, queries) in searched.items()},
+        num_small=len(small),
         sounds=Sounds(sounds, num_heard),
     )
     return CopyResult(check=check, merged=merged, pairs=pairs, same_media=same_media)
@@ -181,11 +184,12 @@ def _check(
     pairs: pd.DataFrame,
     same_media: pd.DataFrame,
     num_people: dict[Literal["face", "picture"], int],
+    num_small: int,
     sounds: Sounds,
 ) -> Check:
     copies = {kind: [row for row in rows if _is_copy(row)] for kind, rows in shares.items()}
     severity: Severity = "fail" if merged else "warn" if copies["picture"] else "ok"
-    if severity == "ok" and not any([*num_people.values(), sounds.num_people]):
+    if severity == "ok" and (num_small or not any([*num_people.values(), sounds.num_people])):
         severity = "not checked"
     shown = [*copies["face"], *copies["picture"]]
     return Check(
@@ -201,12 +205,19 @@ def _check(
         threshold={"zncc": MIN_ZNCC, "share": MIN_SHARE},
         detail=_detail(
             merged=merged, shares=shares, copies=copies, same_media=same_media, num_people=num_people, sounds=sounds
-        ),
-        advice=_ADVICE[severity],
+        )
+        + (_SMALL.format(num_small) if num_small else ""),
+        advice=_LARGER if num_small and severity == "not checked" else _ADVICE[severity],
         evidence={"pairs": _evidence(pairs, shown), "shares": shown, "same_media": same_media.to_dict("records")}
         | {"sounds": sounds.pairs.head(MAX_EVIDENCE).to_dict("records")},
     )
 
+
+_SMALL = (
+    " {} participants were not compared: in the stored pictures their faces are too small (eyes nearer than "
+    f"{MIN_EYE_DISTANCE_PX:.0f} px)."
+)
+_LARGER = "Prepare with --crop face or panel, or with a larger --size, so that faces are large enough to compare."
 
 _ADVICE: dict[Severity, str] = {
     "ok": "",

@@ -77,7 +77,7 @@ def _remove_others(comparison: Comparison) -> None:
     """
     others = [
         path.parent
-        for path in sorted((comparison.out / "folds").glob(f"*/*/{FIT_FILE}"))
+        for path in sorted((comparison.out / "folds").glob(f"*/[0-9]*/{FIT_FILE}"))
         if read_json(path).get("run_id") != comparison.run_id
     ]
     if others:

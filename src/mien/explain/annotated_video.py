@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +18,9 @@ from mien.explain.frames import ExplainedFrame, Subject
 from mien.explain.inputs import Answers
 from mien.explain.methods import Method, make_maps
 from mien.media.video import sample_frames
+from mien.media.video_writer import VideoWriter
 from mien.runtime.bundle import Bundle
 
-TICKS_PER_S = 90_000  # the clock of MPEG: fine enough for any camera's times
 BATCH = 8
 MAX_WIDTH_PX = 1280
 
@@ -61,10 +59,10 @@ def write_annotated_video(
     caption: FrameCaption | None = None
     with (
         atomic_path(path) as temporary,
-        av.open(str(temporary), "w", format="mp4") as container,
+        VideoWriter(temporary, fps=bundle.spec.sampling.fps) as writer,
         progress(f"Drawing {path.name}", total=len(times)) as advance,
     ):
-        stream = None
+        width = None
         for row, (frame, (shown, values)) in enumerate(
             zip(sample_frames(video, fps=bundle.spec.sampling.fps), maps, strict=True)
         ):
@@ -73,15 +71,12 @@ def write_annotated_video(
                 levels = scaled(values, signed=method.signed)
                 square = _seen_square(boxes[row], answers=answers, bundle=bundle, shape=picture.shape)
                 picture = _paint(picture, levels, square=square, signed=method.signed)
-            picture = _fitted(picture, stream_width=None if stream is None else stream.width)
+            picture = _fitted(picture, width=width)
+            width = picture.shape[1]
             caption = caption or FrameCaption(width_px=picture.shape[1])
             whole = np.vstack([picture, caption.draw((_line(shown, bundle=bundle, time_s=times[row]), *below))])
-            if stream is None:
-                stream = _add_stream(container, shape=whole.shape, fps=bundle.spec.sampling.fps)
-            _encode(container, stream, _resized(whole, stream=stream), pts_s=times[row], lasts_s=ends[row] - times[row])
+            writer.add(whole, pts_s=times[row], lasts_s=ends[row] - times[row])
             advance("")
-        if stream is not None:
-            container.mux(stream.encode())
 
 
 def _line(shown: ExplainedFrame | None, *, bundle: Bundle, time_s: float) -> str:
@@ -153,41 +148,9 @@ def _paint(
     return result
 
 
-def _fitted(rgb: NDArray[np.uint8], *, stream_width: int | None) -> NDArray[np.uint8]:
-    width = stream_width or min(MAX_WIDTH_PX, rgb.shape[1]) // 2 * 2
+def _fitted(rgb: NDArray[np.uint8], *, width: int | None) -> NDArray[np.uint8]:
+    width = width or min(MAX_WIDTH_PX, rgb.shape[1]) // 2 * 2
     if width == rgb.shape[1]:
         return rgb
     size = (width, max(2, round(rgb.shape[0] * width / rgb.shape[1])))
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _resized(rgb: NDArray[np.uint8], *, stream: av.VideoStream) -> NDArray[np.uint8]:
-    """Return a picture in the stream's size: H.264 wants even sides, and some recorders change size on the way."""
-    if rgb.shape[:2] == (stream.height, stream.width):
-        return rgb
-    return np.asarray(cv2.resize(rgb, (stream.width, stream.height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _add_stream(container: av.container.OutputContainer, *, shape: tuple[int, ...], fps: float) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-    assert isinstance(stream, av.VideoStream), "libx264 is a video codec"
-    stream.height, stream.width = shape[0] // 2 * 2, shape[1] // 2 * 2
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = Fraction(1, TICKS_PER_S)
-    stream.options = {"crf": "20"}
-    return stream
-
-
-def _encode(
-    container: av.container.OutputContainer,
-    stream: av.VideoStream,
-    rgb: NDArray[np.uint8],
-    *,
-    pts_s: float,
-    lasts_s: float,
-) -> None:
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-    picture.pts = round(pts_s * TICKS_PER_S)
-    picture.time_base = Fraction(1, TICKS_PER_S)
-    picture.duration = round(lasts_s * TICKS_PER_S)
-    container.mux(stream.encode(picture))

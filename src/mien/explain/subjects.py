@@ -115,12 +115,7 @@ def open_bundle(path: Path, *, channel: str | None = None) -> Bundle:
     Raises:
         UserError: It isn't one, is damaged, predicts numbers, or has channels of which none is named (or not this one).
     """
-    try:
-        bundle = Bundle.open(path)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path / MANIFEST} lacks something or is damaged ({type(error).__name__} {error}); copy the bundle again."
-        ) from error
+    bundle = Bundle.open(path)
     labels = bundle.spec.labels
     if labels.kind == "continuous":
         raise UserError(

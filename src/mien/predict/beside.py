@@ -28,9 +28,10 @@ class SeenFrames:
     Attributes:
         pts_s: (F,) times, s.
         face_found: (F,) whether a face was found.
-        features: (F, D), NaN where there is none; D is 0 where nobody looks.
+        features: (F, D), NaN where there is none; D is 0 where nobody looks, or where `logits` are there already.
         faces: `data.pictures.FRAME_COLUMNS` and `QUALITY_COLUMNS` of the participant's face, F rows; None where nobody
             looks.
+        logits: (F, num_outputs), NaN where there is none, of a model that takes each frame by itself; else None.
         damage: What was lost of the recording, such as an end that the file declares and that isn't there; empty where
             nothing was.
     """
@@ -39,6 +40,7 @@ class SeenFrames:
     face_found: NDArray[np.bool_]
     features: NDArray[np.float32]
     faces: pd.DataFrame | None = None
+    logits: NDArray[np.float64] | None = None
     damage: str = ""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mien.core.errors import UserError
 from mien.core.progress import say
-from mien.core.storage import digest_of, read_json, sha256_file, write_json
+from mien.core.storage import digest_of, read_json, remove_leftovers, sha256_file, write_json
 from mien.data.layouts import AUDIO_SUFFIXES, VIDEO_SUFFIXES, list_files
 from mien.runtime.bundle import MANIFEST, Bundle
 
@@ -57,12 +57,14 @@ class Job:
         name: Of its results.
         out: Their folder.
         signals: Its sensor export.
+        is_alone: Whether no other video is asked for.
     """
 
     video: Path
     name: str
     out: Path
     signals: Path | None = None
+    is_alone: bool = True
 
     def path(self, key: str) -> Path:
         """Return where a result of `SUFFIXES` lies."""
@@ -103,7 +105,8 @@ def find_jobs(given: Sequence[Path], *, out: Path, signals: Sequence[Path], bund
         raise UserError(f"Got {len(signals)} sensor exports for {len(videos)} videos. Give one --signals per video.")
     exports: list[Path | None] = [*signals] or [None] * len(videos)
     names = distinct_names(videos)
-    return [Job(video, name, out, export) for video, name, export in zip(videos, names, exports, strict=True)]
+    alone = len(videos) == 1
+    return [Job(video, name, out, export, alone) for video, name, export in zip(videos, names, exports, strict=True)]
 
 
 def distinct_names(videos: Sequence[Path]) -> list[str]:
@@ -144,7 +147,7 @@ def identity_of(job: Job, *, bundle: Bundle, options: Options) -> dict[str, Any]
         "mien": version("mien"),
         "video": _facts_of(job.video),
         "signals": None if job.signals is None else _facts_of(job.signals),
-        "annotations": None if options.annotations is None else _facts_below(options.annotations),
+        "annotations": None if options.annotations is None else [_facts_below(options.annotations), job.is_alone],
         "bundle": sha256_file(bundle.path / MANIFEST),
         "channel": bundle.column,
         "options": {name: value for name, value in asdict(options).items() if name != "annotations"},
@@ -201,6 +204,7 @@ def remove_results(job: Job) -> None:
     job.stamp.unlink(missing_ok=True)
     for key in SUFFIXES:
         path = job.path(key)
+        remove_leftovers(job.out, of=path.name)
         if key not in USERS_OWN or (path.is_file() and sha256_file(path) == digests.get(key)):
             path.unlink(missing_ok=True)
 

@@ -184,7 +184,7 @@ def _write_results(bundle: Bundle, job: Job, *, options: Options) -> _Written:
     tables = None
     if options.annotations is not None:
         try:
-            tables = annotations_of(options.annotations, video=job.video)
+            tables = annotations_of(options.annotations, video=job.video, is_alone=job.is_alone)
         except UserError as error:
             written.problems.append(f"Nothing is shown beside the prediction. {error}")
     prediction = predict_recording(bundle, job.video, signals=job.signals)

@@ -69,7 +69,9 @@ def predict_recording(bundle: Bundle, video: Path, *, signals: Path | None = Non
     beside = read_beside(bundle, video, end_s=end_s, signals=signals)
     if not bundle.needs_pictures:
         check_heard_long_enough(bundle, video, seconds=end_s - float(seen.pts_s[0]) if len(seen.pts_s) else 0.0)
-    logits = bundle.logits(seen.features, pts_s=seen.pts_s, audio=beside.audio, signals=beside.signals)
+    logits = seen.logits
+    if logits is None:
+        logits = bundle.logits(seen.features, pts_s=seen.pts_s, audio=beside.audio, signals=beside.signals)
     boxes = np.full((len(seen.pts_s), 4), np.nan)
     if seen.faces is not None:
         boxes = seen.faces[list(BOX_COLUMNS)].to_numpy(np.float64)

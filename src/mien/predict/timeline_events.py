@@ -16,8 +16,8 @@ from mien.runtime.bundle import ModelSpec
 
 EVENT_DIGITS = 3  # ms, a thirtieth of a frame of most cameras
 SPARSE_SHARE = 0.75
-"""Share of the samples per second asked for that a recording needs to have for events: of a camera's 24 frames per second
-every fifth is taken where 5 are asked for, and webcams jitter."""
+"""Share of the rate that events need at which they are still made of a recording: of a camera's 24 frames per second
+every fifth is taken where 5 samples are asked for, and webcams jitter."""
 EVENT_FILE_COLUMNS = ("onset_s", "offset_s", "label", "confidence", *EDGE_COLUMNS)
 
 

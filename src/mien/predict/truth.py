@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ TRUTH_COLUMNS = ("recording_id", "channel", "start_s", "end_s", "truth", "predic
 NO_EVIDENCE = "One recording describes; it is no evidence of how good the model is. That is `mien compare`'s to say."
 
 
-def annotations_of(path: Path, *, video: Path) -> TargetTables:
+def annotations_of(path: Path, *, video: Path, is_alone: bool = True) -> TargetTables:
     """Read what is annotated of a video, as targets are made of it.
 
     Args:
         path: An export of any known format, on the video's clock; a dataset, or a study, that has the video.
         video: The video.
+        is_alone: Whether no other video is asked for: then an export that names none is this one's.
 
     Raises:
         UserError: It can't be read, or has nothing of this video.
@@ -45,7 +47,7 @@ def annotations_of(path: Path, *, video: Path) -> TargetTables:
     if path.is_dir():
         tables = _of_dataset(path, video=video) if (path / DATASET_FILE).is_file() else _of_study(path, video=video)
     else:
-        tables = _of_export(path, video=video)
+        tables = _of_export(path, video=video, is_alone=is_alone)
     if not len(tables.annotations) and not len(tables.coded) and not tables.rated:
         raise UserError(f"{path} has no annotation of {video.name}.")
     return tables
@@ -233,8 +235,8 @@ def _of_study(path: Path, *, video: Path) -> TargetTables:
     )
 
 
-def _of_export(path: Path, *, video: Path) -> TargetTables:
-    export = _of_respondent(read_with_frames(path, media=video), video=video)
+def _of_export(path: Path, *, video: Path, is_alone: bool) -> TargetTables:
+    export = _of_video(read_with_frames(path, media=video), video=video, is_alone=is_alone)
     recording = Recording(recording_id=video.stem, participant_id=video.stem, path=video, camera="camera")
     exports = StudyExports(label_source="human", shifts_s={}, problems=[])
     exports.add(export, recordings_of=lambda *_: [recording], media=video)
@@ -250,18 +252,34 @@ def _of_export(path: Path, *, video: Path) -> TargetTables:
     )
 
 
-def _of_respondent(export: Export, *, video: Path) -> Export:
-    """Return what an export says of the person of a video, where it says something of several."""
-    names = sorted({str(name) for name in export.intervals["respondent"]} - {""})
-    if len(names) < 2:
-        return export
-    own = [name for name in names if key_of(name) in key_of(video.stem)]
-    if len(own) != 1:
+def _of_video(export: Export, *, video: Path, is_alone: bool) -> Export:
+    """Return what an export says of a video and its person, where it says something of several.
+
+    Raises:
+        UserError: It is of several, or several videos are predicted, and no name in it is in the video's.
+    """
+    rows, has_names = export.intervals, False
+    stems = rows["media"].map(lambda name: key_of(Path(str(name).replace("\\", "/")).stem))
+    if stems.nunique() > 1 or (not is_alone and stems.any()):
+        rows, has_names = rows[stems == key_of(video.stem)], True
+        if not len(rows):
+            raise UserError(f"{export.path.name} names media files, none of which is {video.name}.")
+    names = sorted({str(name) for name in rows["respondent"]} - {""})
+    if len(names) > 1 or (not is_alone and names and not has_names):
+        own = [name for name in names if re.search(rf"\b{re.escape(key_of(name))}\b", key_of(video.stem))]
+        if len(own) != 1:
+            raise UserError(
+                f"{export.path.name} is of {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, and the name of "
+                f"{video.name} doesn't say which of these it shows. Name the video after one, or give an export of "
+                "this one alone."
+            )
+        rows, has_names = rows[rows["respondent"] == own[0]], True
+    if not is_alone and not has_names:
         raise UserError(
-            f"{export.path.name} is of {len(names)} respondents ({', '.join(names[:5])}), and the name of {video.name} "
-            "doesn't say which. Name the video after one, or give an export of this one alone."
+            f"{export.path.name} doesn't say which of the videos it is of. Predict that video alone, or give a dataset "
+            "or a study."
         )
-    return dataclasses.replace(export, intervals=export.intervals[export.intervals["respondent"] == own[0]])
+    return dataclasses.replace(export, intervals=rows)
 
 
 def _rows_of(table: pd.DataFrame, recording_id: str) -> pd.DataFrame:

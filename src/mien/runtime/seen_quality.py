@@ -35,6 +35,9 @@ class _Measure:
 # The slack keeps a model of one calm room usable in another: half the edge contrast (a quarter of its variance), half
 # the face's side (crops are resized anyway), as far as somebody who speaks turns (a third of the way to where the nose
 # is under an eye), nods (pitch .55 +- .15) and tilts (10 degrees), and half a stop of light around middle grey.
+# Measured: with the ranges of 50 people of the smile study none of the frames of the other 22 is left out (4 draws),
+# with those of 10 people 0 to 1.6 %. Of another camera's face of 220 px what is left out is one blurred by a sigma of
+# 6 px, a fifth as bright, a quarter as large, or tilted by 30 degrees; 3 px, two fifths, half, 15 degrees count.
 MEASURES = {
     "sharpness": _Measure("blurred", "", float(np.log(4.0)), is_ratio=True),
     "face_px": _Measure("face too small", "", float(np.log(2.0)), is_ratio=True),
