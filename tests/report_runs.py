@@ -296,6 +296,10 @@ OTHERS = {"nuisances": 0.66, "nuisances+recording": 0.61, "face hidden": 0.52, "
 CHECKS = [
     check("copies", measured={"pairs": 0, "same_media": 2, "largest_share": 0.4}),
     check("same-person", "not checked", advice="Look at `recordings.csv`."),
-    check("clock", measured={"duration": 0.3, "coded": None, "offset_export_s": {"value": -0.012}}, threshold={"warn_s": 0.1, "fail_s": 0.5}),
+    check(
+        "clock",
+        measured={"duration": 0.3, "coded": None, "offset_export_s": {"value": -0.012}},
+        threshold={"warn_s": 0.1, "fail_s": 0.5},
+    ),
     check("nuisances", "warn", measured={"nuisances": 0.66}, threshold=0.55, advice="Record evenly."),
 ]

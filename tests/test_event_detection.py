@@ -217,10 +217,11 @@ class TestTuning:
         given = {"recordings": names, "samples_per_s": 10.0, "folds": None, "seed": 0, "draws": 1}
         return event_scores(truth.events, detected, **given)["f1"][-1]["mean"]
 
-    def test_of_equal_settings_the_simplest_is_taken(self):
+    def test_of_equal_settings_the_one_nearest_to_the_defaults_is_taken(self):
+        """What a few people hadn't needed, others do: the rim of a plateau doesn't hold."""
         table, truth = made_study(4, noise=0.0)
         settings = tune_events(table, truth, column="prob_X", samples_per_s=10.0).settings
-        assert (settings.min_duration_s, settings.merge_gap_s, settings.smoothing_s) == (0.0, 0.0, 0.0)
+        assert dataclasses.replace(settings, onset_margin_s=0.0, offset_margin_s=0.0) == EventSettings()
 
     def test_margins_make_ranges_hold_on_people_who_had_no_part_in_it(self):
         tuned = tune_events(*made_study(8, shift_s=0.25), column="prob_X", samples_per_s=10.0)

@@ -26,7 +26,10 @@ class Model:
         self.bundle = bundle
 
     def predict(self, video: PathLike, *, signals: PathLike | None = None) -> pd.DataFrame:
-        """Return the timeline of a video: start_s, end_s, prob_*, logit_*, face_found (see `mien predict`).
+        """Return the timeline of a video: start_s, end_s, logit_*, prob_*, calibrated_*, face_found, abstained.
+
+        `calibrated_*` is missing (NaN) where too few inner participants were there to calibrate on; `abstained` says
+        why nothing, or nothing certain, is said of a moment (see `mien predict`).
 
         Args:
             video: A video file.

@@ -96,9 +96,7 @@ def examine() -> dict[str, Any]:
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "device": _device(),
         "packages": packages,
-        "face_detector": "yunet"
-        if find_onnx("yunet")
-        else "mtcnn (bundled; YuNet is faster: mien weights pull yunet)",
+        "face_detector": "yunet" if find_onnx("yunet") else "mtcnn (bundled; YuNet is faster: mien weights pull yunet)",
         "weights": {entry.name: state_of(entry)[0] for entry in CATALOGUE},
         "weights_directory": "none" if directory is None else str(directory),
         "problems": problems or "none",

@@ -26,6 +26,7 @@ MTCNN_THRESHOLDS = (0.6, 0.7, 0.9)
 YUNET_LONGER_SIDE_PX = 480
 YUNET_THRESHOLD = 0.6
 YUNET_NMS_THRESHOLD = 0.3
+YUNET_FILE = "yunet_n_640_640.onnx"
 
 
 class FaceDetector(Protocol):
@@ -136,8 +137,10 @@ def make_detector(name: DetectorName = "auto", *, weights: Path | None = None) -
 
 
 def _yunet_advice() -> str:
-    where = f"Fetch them with `mien weights pull yunet` into the directory that {WEIGHTS_VARIABLE} names"
-    return f"{where}, or use the detector 'mtcnn', which needs none."
+    return (
+        f"`mien weights pull yunet` fetches {YUNET_FILE} into the directory that {WEIGHTS_VARIABLE} names (on a "
+        "connected machine; bring its folder 'yunet' here), or use the detector 'mtcnn', which needs none."
+    )
 
 
 def _shrink(rgb: NDArray[np.uint8], *, longer_side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
