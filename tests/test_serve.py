@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -16,13 +17,14 @@ import httpx
 import pandas as pd
 import pytest
 
-from mien.core.errors import UserError
+from mien.core.errors import MediaError, UserError
 from mien.predict.predictor import predict_files
 from mien.runtime.bundle import Bundle
 from mien.serve.app import create_app
 from mien.serve.jobs import FOLDER_PREFIX, Jobs, remove_abandoned
 from mien.serve.settings import ServeSettings
-from mien.serve.uploads import readable_name
+from mien.serve.uploads import UploadError, readable_name, receive
+from mien.serve.workers import check_size
 
 TOKEN = "a-token-of-enough-letters"
 
@@ -210,6 +212,26 @@ def test_elsewhere_than_on_loopback_a_token_is_needed(probe_bundle, probe_video,
         right = {"Authorization": f"Bearer {TOKEN}"}
         sent = httpx.post(f"{service.url}/v1/jobs", content=probe_video.read_bytes(), headers=right)
         assert service.wait(sent.json()["job_id"], headers=right)["state"] == "done"
+
+
+def test_an_upload_that_stalls_is_given_up(tmp_path):
+    async def slow():
+        yield b"x"
+        await asyncio.sleep(5)
+        yield b"y"
+
+    with pytest.raises(UploadError) as stalled:
+        asyncio.run(receive(slow(), path=tmp_path / "video", content_type="", declared_bytes=None, name="a",
+                            max_bytes=100, idle_s=0.05))  # fmt: skip
+    assert stalled.value.status == 408
+
+
+def test_a_small_file_with_a_huge_picture_or_a_long_film_is_refused(probe_video):
+    with pytest.raises(MediaError, match="more than 1000 in all"):
+        check_size(probe_video, settings=ServeSettings(max_pixels=1000))
+    with pytest.raises(MediaError, match="2 s are allowed"):
+        check_size(probe_video, settings=ServeSettings(max_duration_s=2))
+    check_size(probe_video, settings=ServeSettings())
 
 
 def test_limits_of_jobs_and_their_expiry(probe_bundle, tmp_path, monkeypatch):

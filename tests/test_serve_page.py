@@ -38,7 +38,7 @@ def page(chromium, service):
     opened.on("console", lambda message: opened.complaints.append(message.text))
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
     opened.goto(service.url)
-    opened.wait_for_function("document.getElementById('title').textContent === 'Smile'")
+    opened.locator("#title", has_text="Smile").wait_for()  # a function would need eval, which the page forbids
     yield opened
     opened.close()
 
