@@ -184,6 +184,7 @@ def write_encoded(
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixel_format
+        stream.codec_context.thread_count = 1  # the same bytes on every machine
         stream.codec_context.gop_size = gop_size
         if max_b_frames is not None:
             stream.codec_context.max_b_frames = max_b_frames

@@ -117,14 +117,12 @@ def open_media(path: Path) -> InputContainer:
             head = stream.read(8)
         if not head:
             raise MediaError(f"{path.name} is empty (0 bytes)", advice="Copy the recording from its source again.")
-        # An absolute path, because FFmpeg takes "10:30 session.mp4" for a protocol named "10"; files only, because a
-        # playlist could name addresses elsewhere, and nothing leaves this machine.
-        container = av.open(
-            str(path.absolute()),
-            options={"protocol_whitelist": "file,crypto,data"},
-            timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
-            metadata_errors="replace",  # titles in another encoding are no reason not to open a file
-        )
+        try:
+            container = _open(path)
+        except av.InvalidDataError:
+            # To fill its index FFmpeg reads a fragmented MP4 or an AVI to its end first, and damage anywhere loses the
+            # file; without the index it reads until it meets the damage.
+            container = _open(path, fflags="ignidx")
     except (av.FFmpegError, OSError) as error:
         raise _why_not_opened(path, error=error) from error
     if container.format.name in NOT_MEDIA_FORMATS:
@@ -134,6 +132,17 @@ def open_media(path: Path) -> InputContainer:
     # refer to; without it, frames take their times from the order in which they come out, as in ffprobe.
     container.flags &= ~GENERATE_PTS
     return container
+
+
+def _open(path: Path, **options: str) -> InputContainer:
+    # An absolute path, because FFmpeg takes "10:30 session.mp4" for a protocol named "10"; files only, because a
+    # playlist could name addresses elsewhere, and nothing leaves this machine.
+    return av.open(
+        str(path.absolute()),
+        options={"protocol_whitelist": "file,crypto,data", **options},
+        timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
+        metadata_errors="replace",  # titles in another encoding are no reason not to open a file
+    )
 
 
 def _why_not_opened(path: Path, *, error: Exception) -> MediaError:
@@ -202,6 +211,8 @@ def read_packets(container: InputContainer, stream_index: int, *, log: DecodeLog
             # The iterator ended with the error; a new one goes on behind it.
             packets = container.demux(container.streams[stream_index])
             continue
+        except IndexError:  # PyAV, at the end of a file in whose middle a stream appeared (damage does that to MPEG-TS)
+            break
         if packet is None:
             break
         num_failed_reads = 0
