@@ -100,8 +100,24 @@ class KnowingDetector:
         self.actors, self.jitter_px, self.calls = list(actors), jitter_px, list[int]()
 
     def detect(self, rgb: NDArray[np.uint8]) -> list[Face]:
-        frame = round(float(rgb[:8, :8].mean()) / CLOCK_STEP)
-        self.calls.append(frame)
+        self.calls.append(self._frame(rgb))
+        return self._faces(rgb)
+
+    def find_again(self, rgb: NDArray[np.uint8], face: Face) -> Face | None:
+        if self._frame(rgb) not in self.calls:
+            self.calls.append(self._frame(rgb))
+
+        def distance(other: Face) -> float:
+            return float(np.hypot(*(other.box_xyxy[:2] - face.box_xyxy[:2])))
+
+        return min(self._faces(rgb), key=distance, default=None)
+
+    @staticmethod
+    def _frame(rgb: NDArray[np.uint8]) -> int:
+        return round(float(rgb[:8, :8].mean()) / CLOCK_STEP)
+
+    def _faces(self, rgb: NDArray[np.uint8]) -> list[Face]:
+        frame = self._frame(rgb)
         rng = np.random.default_rng(frame)
         faces = []
         for number in visible(self.actors, frame):

@@ -12,6 +12,7 @@ from mien.data.pictures import OTHERS_FILE, PictureSettings, make_pictures
 from mien.data.process import Job, prepare_recording
 from mien.data.settings import PrepareConfig
 from mien.media.detectors import make_detector
+from mien.media.face_cover import find_faces
 from mien.media.faces import crop_square
 from mien.media.people import (
     PeopleFinder,
@@ -151,6 +152,63 @@ def test_between_detections_faces_are_followed():
         assert one.frames.tolist() == other.frames.tolist()
         assert np.abs(one.boxes_xyxy - other.boxes_xyxy).max() < 2
         assert np.abs(one.landmarks_xy - other.landmarks_xy).mean() < 0.5
+
+
+def test_whole_pictures_are_looked_at_once_per_second_and_newcomers_found_by_then():
+    actors = [Actor(11, standing(100, 90, 40)), Actor(12, lambda f: standing(230, 90, 36)(f) if f >= 7 else None)]
+    finder, people = find(actors, frames=20, fps=5.0)
+    assert (finder.num_detected, finder.num_whole) == (20, 4)  # at 0, 1, 2 and 3 s
+    assert people.tracks[0].frames.tolist() == list(range(20))
+    assert people.tracks[1].frames.tolist() == list(range(10, 20))
+    always = PeopleFinder(KnowingDetector(actors), look_around_s=0.0)
+    shown = [len(always.add(scene(actors, frame), pts_s=frame / 5)) for frame in range(20)]
+    assert shown == [1] * 7 + [2] * 13 and always.num_whole == 20
+
+
+def test_after_a_pause_or_a_jump_the_whole_picture_is_looked_at():
+    actors = [Actor(13, lambda frame: standing(60 if frame < 3 else 220, 90, 40)(frame))]
+    assert find(actors, frames=5, fps=5.0)[0].num_whole == 2  # at the start and where it jumps
+    assert find(actors[:1], frames=5, fps=2.0)[0].num_whole == 5
+    assert find([], frames=5, fps=5.0)[0].num_whole == 5  # nobody: always whole
+
+
+@pytest.mark.parametrize("away", [0.0, 0.12, 3.0])
+def test_mtcnn_finds_a_face_again_where_it_was(away):
+    from mien.demo.drawing import Expression, FacePainter, Person
+
+    painter = FacePainter(Person.sample(np.random.default_rng(3)), width=240, height=180)
+    pictures = [np.full((200, 900, 3), 128, np.uint8) for _ in range(2)]
+    detector = make_detector("mtcnn")
+    pictures[0][10:190, 20:260] = painter.draw(Expression())
+    (before,) = detector.detect(pictures[0])
+    side = float((before.box_xyxy[2:] - before.box_xyxy[:2]).max())
+    left = 20 + round(away * side)
+    pictures[1][10:190, left : left + 240] = painter.draw(Expression())
+    again = detector.find_again(pictures[1], before)
+    if away > 1:
+        assert again is None
+        return
+    (whole,) = detector.detect(pictures[1])
+    assert again is not None and again.score > 0.9
+    assert np.abs(again.landmarks_xy - whole.landmarks_xy).mean() < 0.03 * side
+    assert np.abs(again.box_xyxy - whole.box_xyxy).max() < 0.12 * side
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["mtcnn", "yunet"])
+def test_following_real_faces_changes_little(shared_data, name):
+    weights = shared_data / "weights/yunet/yunet_n_640_640.onnx" if name == "yunet" else None
+    path = sorted((shared_data / "smile_study/Analysis/Respondent Cameras").glob("*.mp4"))[9]
+    finders = [PeopleFinder(make_detector(name, weights=weights), look_around_s=around) for around in (0.0, 1.0)]
+    differences = []
+    for frame in sample_frames(path, fps=5.0):
+        whole, followed = ([one.face for one in f.add(frame.rgb, pts_s=frame.pts_s)] for f in finders)
+        assert len(whole) == len(followed)
+        for one, other in zip(whole, followed, strict=True):
+            side = float((one.box_xyxy[2:] - one.box_xyxy[:2]).max())
+            differences.append(float(np.abs(one.landmarks_xy - other.landmarks_xy).mean()) / side)
+    assert finders[1].num_whole < 0.3 * finders[0].num_whole
+    assert np.median(differences) < 0.015
 
 
 def test_where_a_face_is_lost_the_detector_looks_at_once():
@@ -310,3 +368,11 @@ def test_how_often_the_detector_looks_decides_what_a_dataset_holds():
     assert first.recording_digest(detector="mtcnn") != second.recording_digest(detector="mtcnn")
     with pytest.raises(UserError, match="detect_every is 0"):
         PrepareConfig(detect_every=0)
+
+
+def test_who_comes_is_covered_at_once(tmp_path):
+    actors = [Actor(31, standing(90, 90, 40)), Actor(32, lambda f: standing(230, 90, 38)(f) if f >= 2 else None)]
+    pictures = [scene(actors, frame) for frame in range(8)]
+    path = write_video(tmp_path / "pair.mp4", times_s=[i / 5 for i in range(8)], pictures=pictures)
+    newcomer = find_faces(path, detector=KnowingDetector(actors)).tracks[1]
+    assert newcomer.frames.tolist() == list(range(2, 8))

@@ -22,8 +22,15 @@ MTCNN_MIN_FACE_RATIO = 1 / 16
 this ratio would double the time."""
 MTCNN_THRESHOLDS = (0.6, 0.7, 0.9)
 """Scores that the proposal, refinement and output networks ask for; the last one is the face's score."""
+MTCNN_PATCH_PX = 48
+"""Side of the pictures that the output network takes."""
+MTCNN_CORRECTIONS = 2
+"""So often it corrects where a face was."""
 
 YUNET_LONGER_SIDE_PX = 480
+SURROUNDINGS = 2.0
+"""Side of the part of a picture that YuNet looks at for a known face, over the longer side of its box: half a face may
+move by half a face. The part is shrunk as the whole picture would be; faces of another size get other boxes."""
 YUNET_THRESHOLD = 0.6
 YUNET_NMS_THRESHOLD = 0.3
 YUNET_FILE = "yunet_n_640_640.onnx"
@@ -40,6 +47,13 @@ class FaceDetector(Protocol):
 
     def detect(self, rgb: NDArray[np.uint8]) -> list[Face]:
         """Return the faces of a picture (H, W, 3) uint8, the best score first."""
+        ...
+
+    def find_again(self, rgb: NDArray[np.uint8], face: Face) -> Face | None:
+        """Return where a face is in the picture (H, W, 3) uint8 that follows, in a fraction of the time of `detect`.
+
+        It may be another face that is near; None where nothing is found around the old place.
+        """
         ...
 
 
@@ -64,6 +78,35 @@ class MtcnnDetector:
         self._network.min_face_size = max(20, round(MTCNN_MIN_FACE_RATIO * max(picture.shape[:2])))
         found = [self._face(item, scale=scale) for item in self._network.detect_faces(picture)]
         return _best_first(found)
+
+    def find_again(self, rgb: NDArray[np.uint8], face: Face) -> Face | None:
+        """Return where a face is in the picture (H, W, 3) uint8 that follows: the output network looks where it was.
+
+        That network corrects the boxes that the two before it propose, and says whether there is a face; here the old
+        box is the proposal, and what comes of it the next one.
+        """
+        for _ in range(MTCNN_CORRECTIONS):
+            found = self._corrected(rgb, face.box_xyxy)
+            if found is None:
+                return None
+            face = found
+        return face
+
+    def _corrected(self, rgb: NDArray[np.uint8], box_xyxy: NDArray[np.float32]) -> Face | None:
+        centre, side = (box_xyxy[:2] + box_xyxy[2:]) / 2, float((box_xyxy[2:] - box_xyxy[:2]).max())
+        # Outside the picture it is black, as in the package.
+        to_patch = np.array([[1, 0, -(centre[0] - side / 2)], [0, 1, -(centre[1] - side / 2)]])
+        whole = (max(1, round(side)),) * 2
+        square = cv2.warpAffine(rgb, to_patch, whole, flags=cv2.INTER_NEAREST, borderValue=(0, 0, 0))
+        patch = cv2.resize(square, (MTCNN_PATCH_PX,) * 2, interpolation=cv2.INTER_AREA)
+        network = self._network._onet
+        network.setInput(((patch.astype(np.float32) - 127.5) / 128).transpose(1, 0, 2)[None])
+        shifts, points, scores = (table[0] for table in network.forward(["dense_5", "dense_6", "softmax_2"]))
+        if scores[1] <= MTCNN_THRESHOLDS[2]:
+            return None
+        corner = np.tile(centre - side / 2, 2) + np.array([0, 0, side, side])
+        landmarks = corner[:2] + side * points.reshape(2, 5).T
+        return _scaled_face(corner + side * shifts, landmarks, score=float(scores[1]), scale=(1.0, 1.0))
 
     @staticmethod
     def _face(item: dict[str, Any], *, scale: tuple[float, float]) -> Face:
@@ -100,7 +143,30 @@ class YuNetDetector:
 
     def detect(self, rgb: NDArray[np.uint8]) -> list[Face]:
         """Return the faces of a picture (H, W, 3) uint8, the best score first."""
-        picture, scale = _shrink(rgb, longer_side_px=YUNET_LONGER_SIDE_PX)
+        return self._detect(rgb, longer_side_px=YUNET_LONGER_SIDE_PX)
+
+    def find_again(self, rgb: NDArray[np.uint8], face: Face) -> Face | None:
+        """Return where a face is in the picture (H, W, 3) uint8 that follows: the nearest to where it was."""
+        side, centre = float((face.box_xyxy[2:] - face.box_xyxy[:2]).max()), (face.box_xyxy[:2] + face.box_xyxy[2:]) / 2
+        low = np.floor(np.maximum(centre - SURROUNDINGS * side / 2, 0)).astype(int)
+        high = np.ceil(centre + SURROUNDINGS * side / 2).astype(int)
+        part = rgb[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
+        if not part.size:
+            return None
+        height, width = rgb.shape[:2]
+        open_sides = np.array([low[0] > 0, low[1] > 0, high[0] < width, high[1] < height])
+        share = max(part.shape[:2]) / max(height, width)
+        found = self._detect(part, longer_side_px=max(1, round(share * YUNET_LONGER_SIDE_PX)))
+        # A box that reaches over the part's edge is of a face that was cut off there.
+        edges = np.array([0, 0, part.shape[1], part.shape[0]])
+        inside = np.array([1, 1, -1, -1])
+        whole = [f for f in found if not (open_sides & (inside * (f.box_xyxy - edges) < 1)).any()]
+        corner = low.astype(np.float32)
+        moved = [Face(f.box_xyxy + np.tile(corner, 2), f.landmarks_xy + corner, f.score) for f in whole]
+        return min(moved, key=lambda f: np.hypot(*((f.box_xyxy[:2] + f.box_xyxy[2:]) / 2 - centre)), default=None)
+
+    def _detect(self, rgb: NDArray[np.uint8], *, longer_side_px: int) -> list[Face]:
+        picture, scale = _shrink(rgb, longer_side_px=longer_side_px)
         self._network.setInputSize((picture.shape[1], picture.shape[0]))
         rows: Any = self._network.detect(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
         if rows is None:

@@ -72,7 +72,7 @@ def find_faces(video: Path, *, detector: FaceDetector, fps: float = COVER_FPS) -
     Raises:
         MediaError: The recording can't be read.
     """
-    finder = PeopleFinder(detector)
+    finder = PeopleFinder(detector, look_around_s=0.0)  # nobody may be seen for a second before they are covered
     duration_s = probe_video(video).duration_s or 0.0
     with progress(f"Looking for faces in {video.name}", total=max(1, round(duration_s * fps))) as advance:
         for frame in sample_frames(video, fps=fps, threads=1):

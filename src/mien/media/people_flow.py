@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -53,7 +54,7 @@ def carry_faces(
         The same faces where they are now; None where one was lost or two may cover each other, so that the detector
         has to look.
     """
-    if before.shape != after.shape or _any_near(faces):
+    if before.shape != after.shape or any_near(faces):
         return None
     carried = []
     for face in faces:
@@ -61,10 +62,11 @@ def carry_faces(
         if moved is None:
             return None
         carried.append(moved)
-    return None if _any_near(carried) else carried
+    return None if any_near(carried) else carried
 
 
-def _any_near(faces: list[Face]) -> bool:
+def any_near(faces: Sequence[Face]) -> bool:
+    """Tell whether two faces are so near that one may cover the other."""
     for number, first in enumerate(faces):
         for second in faces[:number]:
             sides = [float((f.box_xyxy[2:] - f.box_xyxy[:2]).max()) for f in (first, second)]
