@@ -12,16 +12,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pandas as pd
 import pytest
+from fastapi.testclient import TestClient
 
 from mien.core.errors import MediaError, UserError
 from mien.predict.predictor import predict_files
 from mien.runtime.bundle import Bundle
-from mien.serve.app import create_app
-from mien.serve.jobs import FOLDER_PREFIX, Jobs, remove_abandoned
+from mien.serve.app import _events_of, create_app
+from mien.serve.jobs import FOLDER_PREFIX, Jobs, hold, remove_abandoned
 from mien.serve.settings import ServeSettings
 from mien.serve.uploads import UploadError, readable_name, receive
 from mien.serve.workers import check_size
@@ -74,6 +76,15 @@ class Running:
                 return job
             time.sleep(0.05)
         raise AssertionError(f"still {job}")
+
+
+def workers_of(service) -> list[int]:
+    found = []
+    # Threads start workers, and a child is listed at the thread that started it.
+    for thread in Path(f"/proc/{service.process.pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            found += [int(child)] if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text() else []
+    return found
 
 
 def send(service, content: bytes, *, name: str = "talk.mp4") -> httpx.Response:
@@ -177,11 +188,8 @@ def test_other_sites_and_other_hosts_are_refused(service):
 
 def test_a_killed_worker_loses_its_own_job_alone(service, probe_video):
     job_id = send(service, probe_video.read_bytes()).json()["job_id"]
-    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    for child in children:
-        command = Path(f"/proc/{child}/cmdline").read_text()
-        if "spawn_main" in command:
-            os.kill(int(child), signal.SIGKILL)
+    for worker in workers_of(service):
+        os.kill(worker, signal.SIGKILL)
     first = service.wait(job_id)
     assert first["state"] in ("failed", "done")  # it may have been quicker than the signal
     assert service.wait(send(service, probe_video.read_bytes()).json()["job_id"])["state"] == "done"
@@ -258,11 +266,91 @@ def test_limits_of_jobs_and_their_expiry(probe_bundle, tmp_path, monkeypatch):
 
 def test_folders_of_killed_services_are_removed(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    gone, own = tmp_path / f"{FOLDER_PREFIX}99999999-x", tmp_path / f"{FOLDER_PREFIX}{os.getpid()}-y"
-    gone.mkdir()
-    own.mkdir()
+    gone, own, fresh = (tmp_path / f"{FOLDER_PREFIX}{name}" for name in ("gone", "own", "fresh"))
+    for folder in (gone, own, fresh):
+        folder.mkdir()
+    killed = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time; from mien.serve.jobs import hold; from pathlib import Path; "
+         "hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)", str(gone)], stdout=subprocess.PIPE
+    )  # fmt: skip
+    assert killed.stdout is not None and killed.stdout.readline()
+    held = hold(own)
     remove_abandoned()
-    assert not gone.exists() and own.exists()
+    assert gone.exists() and own.exists() and fresh.exists()
+    killed.kill()
+    killed.wait()
+    remove_abandoned()
+    assert not gone.exists() and own.exists() and fresh.exists()
+    os.close(held)
+
+
+def test_of_a_killed_worker_no_picture_stays(service, probe_video):
+    job = send(service, probe_video.read_bytes()).json()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(service.folder.glob(f"{FOLDER_PREFIX}*/job-*/mien-*")):
+        time.sleep(0.005)
+        if httpx.get(f"{service.url}/v1/jobs/{job['job_id']}").json()["state"] == "done":
+            pytest.skip("it was done before a worker could be killed")
+    for worker in workers_of(service):
+        os.kill(worker, signal.SIGKILL)
+    assert service.wait(job["job_id"])["state"] == "failed"
+    left = [path.name for folder in service.jobs() for path in folder.iterdir() if path.name != "out"]
+    assert left == [] and not list(service.folder.glob("mien-[!s]*"))
+
+
+def test_without_room_an_upload_is_refused_and_the_service_lives(service, monkeypatch):
+    app = create_app(service.bundle)
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+
+        def full(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("mien.serve.uploads._RawSink.take", full)
+        answer = client.post("/v1/jobs", content=b"x" * 100)
+        assert answer.status_code == 507 and "no room" in answer.json()["detail"]
+        assert not list(app.state.jobs.root.glob("job-*"))
+        assert client.get("/health").status_code == 200
+        assert client.get("/health/", follow_redirects=False).status_code == 404
+
+
+def test_without_a_temporary_folder_it_does_not_start(probe_bundle, monkeypatch):
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(UserError, match="TMPDIR"):
+        create_app(probe_bundle)
+
+
+def test_a_silent_stream_says_that_it_lives(probe_bundle, monkeypatch):
+    monkeypatch.setattr("mien.serve.app.STILL_THERE_S", 0.4)
+
+    class Waits:
+        app = SimpleNamespace(state=SimpleNamespace(stopping=False))
+
+        async def is_disconnected(self) -> bool:
+            return False
+
+    jobs = Jobs(probe_bundle, settings=ServeSettings(grace_s=0))
+    try:
+        folders = [jobs.reserve() for _ in range(2)]
+        first, second = (jobs.submit(folder / "video", name="a") for folder in folders)  # nobody works: both wait
+        Waits.app.state.jobs = jobs
+
+        async def follow() -> list[str]:
+            told = []
+            async for text in _events_of(Waits(), second):  # type: ignore[arg-type]
+                told.append(text)
+                if text.startswith(":"):
+                    jobs.remove(first)
+                if '"position": 0' in text:
+                    Waits.app.state.stopping = True
+            return told
+
+        told = asyncio.run(asyncio.wait_for(follow(), 10))
+    finally:
+        jobs.stop()
+    assert '"position": 1' in told[0] and told[1].startswith(": ") and '"position": 0' in told[-1]
 
 
 def test_a_bundle_that_is_none_is_refused_at_the_start(tmp_path):

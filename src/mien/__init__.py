@@ -7,7 +7,12 @@ The verbs of the command line in Python: `prepare`, `frames`, `compare`, `train`
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# ONNX Runtime's packages collect and send usage data since 1.29, unless this is set before they are imported. Nothing
+# of anybody's recordings or machine leaves it through mien.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = ["compare", "frames", "load", "prepare", "train"]
 

@@ -16,7 +16,6 @@ import typer
 
 from mien.core.errors import RefusedError, UserError
 from mien.core.progress import say
-from mien.core.storage import to_jsonable
 from mien.core.weights import WEIGHTS_VARIABLE
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -62,6 +61,8 @@ def reported(command: Command) -> Command:
 
 def print_json(value: Any) -> None:
     """Print a command's result as JSON on stdout."""
+    from mien.core.storage import to_jsonable  # imports pandas, which `--help` and `--version` don't wait for
+
     sys.stdout.write(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False) + "\n")
 
 

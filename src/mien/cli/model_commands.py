@@ -15,7 +15,6 @@ from mien.cli.data_commands import DryRunOption, JsonOption, WeightsOption
 from mien.cli.errors import print_json, reported, use_weights_directory
 from mien.cli.options import SeedOption, parse_folds, require_training
 from mien.core.errors import RefusedError, UserError
-from mien.core.labels import annotated_by
 from mien.core.progress import say
 
 TargetOption = Annotated[str, typer.Option("--target", help="Target, several with commas, or all; see `mien inspect`.")]
@@ -247,6 +246,7 @@ def show_scores(result: Mapping[str, Any]) -> None:
 
     from mien.cli.channel_tables import show_channels
     from mien.cli.tables import table_console
+    from mien.core.labels import annotated_by
 
     def text(score: dict[str, float | None]) -> str:
         if score["mean"] is None:

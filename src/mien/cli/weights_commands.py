@@ -9,7 +9,6 @@ import typer
 from mien.cli.data_commands import JsonOption, WeightsOption
 from mien.cli.errors import EXIT_INPUT, print_json, reported, use_weights_directory
 from mien.core.progress import say
-from mien.core.weight_sources import CATALOGUE, find_weights_entry, pull, state_of
 from mien.core.weights import WEIGHTS_VARIABLE
 
 app = typer.Typer(
@@ -22,6 +21,8 @@ app = typer.Typer(
 def list_weights(weights_dir: WeightsOption = None, as_json: JsonOption = False) -> None:
     """List the weights that mien knows, their licences, and whether they are here."""
     use_weights_directory(weights_dir)
+    from mien.core.weight_sources import CATALOGUE, state_of
+
     rows = []
     for entry in CATALOGUE:
         state, folder = state_of(entry)
@@ -50,6 +51,8 @@ def pull_weights(
 ) -> None:
     """Fetch weights into the weights directory. This is the only command that uses the network."""
     use_weights_directory(weights_dir)
+    from mien.core.weight_sources import CATALOGUE, find_weights_entry, pull, state_of
+
     entries = CATALOGUE if name == "all" else (find_weights_entry(name),)
     for entry in entries:
         state, folder = state_of(entry)
@@ -73,6 +76,8 @@ def pull_weights(
 def verify_weights(weights_dir: WeightsOption = None, as_json: JsonOption = False) -> None:
     """Compare the weights that are here with what they must be. Exit 2 where some changed."""
     use_weights_directory(weights_dir)
+    from mien.core.weight_sources import CATALOGUE, state_of
+
     found = {entry.name: state_of(entry)[0] for entry in CATALOGUE}
     if as_json:
         print_json(found)

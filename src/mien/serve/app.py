@@ -25,15 +25,19 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from mien.core.labels import annotated_by
+from mien.core.progress import say
 from mien.core.purpose import INTENDED_USE, PROHIBITED_USE
 from mien.runtime.bundle import Bundle, ModelSpec
-from mien.serve.jobs import ENDED, STATUS_OF, VIDEO_STEM, FullError, Job, Jobs, job_json
+from mien.serve.jobs import ENDED, STATUS_OF, VIDEO_STEM, FullError, Job, Jobs, check_temporary_folder, job_json
 from mien.serve.schemas import HealthAnswer, JobAnswer, ModelAnswer, Problem, ReadyAnswer, TimelineAnswer
 from mien.serve.settings import ServeSettings
 from mien.serve.uploads import FORM_FIELD, UploadError, receive
 
 EXPIRE_EVERY_S = 30.0
 FOLLOW_EVERY_S = 0.2
+STILL_THERE_S = 15.0
+"""A stream in which nothing is to be told says at least so often that it lives: proxies cut silent connections."""
+
 RETRY_AFTER_S = "5"
 OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/health", "/ready"})
 """Answered without a token: they say nothing of anybody's video."""
@@ -91,9 +95,10 @@ def create_app(bundle_path: Path, *, settings: ServeSettings | None = None) -> F
         settings: Limits.
 
     Raises:
-        UserError: It isn't a bundle, or not one that predicts new recordings.
+        UserError: It isn't a bundle, or not one that predicts new recordings; or there is nowhere to write uploads.
     """
     settings = settings or ServeSettings()
+    check_temporary_folder()
     bundle = Bundle.open(bundle_path)
     bundle.check_use()
 
@@ -118,6 +123,7 @@ def create_app(bundle_path: Path, *, settings: ServeSettings | None = None) -> F
         lifespan=lifespan,
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy that speaks TLS it would lead to http
     )
     app.state.settings, app.state.spec, app.state.uploads = settings, bundle.spec, 0
     app.middleware("http")(_guard)
@@ -241,6 +247,7 @@ def _add_jobs(app: FastAPI) -> None:
             413: {"model": Problem, "description": "The video is too large."},
             422: {"model": Problem, "description": "There is no file in it."},
             503: {"model": Problem, "description": "Too many videos wait; try again later."},
+            507: {"model": Problem, "description": "The service has no room for it."},
         },
     )
     async def send(
@@ -286,6 +293,12 @@ def _busy(why: str) -> HTTPException:
     return HTTPException(503, f"{why}; try again in {RETRY_AFTER_S} s.", headers={"Retry-After": RETRY_AFTER_S})
 
 
+def _no_room(error: OSError) -> HTTPException:
+    """Say that an upload can't be written; who runs the service reads why in its log."""
+    say(f"An upload can't be written: {error.strerror}.")
+    return HTTPException(507, "The service has no room for the video.", headers={"Connection": "close"})
+
+
 async def _take(request: Request, *, name: str) -> Job:
     """Receive an upload and queue it; whatever goes wrong, nothing stays behind."""
     jobs: Jobs = request.app.state.jobs
@@ -294,6 +307,8 @@ async def _take(request: Request, *, name: str) -> Job:
         folder = jobs.reserve()
     except FullError:
         raise _busy(f"{settings.max_waiting} videos wait already") from None
+    except OSError as error:
+        raise _no_room(error) from error
     declared = request.headers.get("content-length", "")
     try:
         upload = await receive(
@@ -312,6 +327,9 @@ async def _take(request: Request, *, name: str) -> Job:
     except ClientDisconnect:
         shutil.rmtree(folder, ignore_errors=True)
         raise HTTPException(400, "The upload was cut.") from None
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _no_room(error) from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -330,15 +348,19 @@ def _answer(jobs: Jobs, job: Job) -> JobAnswer:
 
 
 async def _events_of(request: Request, job: Job) -> AsyncIterator[str]:
-    jobs, told = request.app.state.jobs, -1
+    jobs, told, silent_s = request.app.state.jobs, None, 0.0
     while not request.app.state.stopping:
-        ended, changes = job.state in ENDED, job.changes
-        if changes != told:
-            told = changes
-            yield f"data: {json.dumps(job_json(job, position=jobs.position(job)))}\n\n"
+        ended, news = job.state in ENDED, (job.changes, jobs.position(job))
+        if news != told:
+            told, silent_s = news, 0.0
+            yield f"data: {json.dumps(job_json(job, position=news[1]))}\n\n"
+        elif silent_s >= STILL_THERE_S:
+            silent_s = 0.0
+            yield ": still there\n\n"  # a comment: https://html.spec.whatwg.org/multipage/server-sent-events.html
         if ended or await request.is_disconnected():
             return
         await asyncio.sleep(FOLLOW_EVERY_S)
+        silent_s += FOLLOW_EVERY_S
 
 
 def _add_results(app: FastAPI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -9,10 +10,12 @@ import shutil
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mien.core.errors import UserError
 from mien.serve.settings import ServeSettings
 from mien.serve.workers import Outcome, Report, Work, Workers
 
@@ -34,6 +37,12 @@ VIDEO_STEM = "video"
 """Every upload is called so: no name of a client becomes a path."""
 
 FOLDER_PREFIX = "mien-serve-"
+LOCK_FILE = "in-use"
+"""Locked while the service of a folder lives; the system lets go of it whatever ends the service."""
+
+JUST_MADE_S = 60.0
+"""A younger folder without that file is one that is being made."""
+
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -87,7 +96,8 @@ class Jobs:
         """
         self.settings = settings
         remove_abandoned()
-        self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
+        self.root = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        self._held = hold(self.root)
         self._jobs: dict[str, Job] = {}
         self._doomed: dict[str, Path] = {}
         self._lock = threading.Lock()
@@ -157,6 +167,7 @@ class Jobs:
         """End the workers and delete everything."""
         self._workers.stop(grace_s=self.settings.grace_s)
         shutil.rmtree(self.root, ignore_errors=True)
+        os.close(self._held)
 
     def _told(self, job_id: str, report: Report) -> None:
         """Take a report of a worker; from its driver's thread."""
@@ -173,17 +184,45 @@ class Jobs:
             with self._lock:
                 self._doomed.pop(job_id, None)
         elif job is not None:
-            # Whatever came of it, the video isn't kept.
-            for path in job.folder.glob(f"{VIDEO_STEM}*"):
-                path.unlink(missing_ok=True)
+            # Whatever came of it, the video isn't kept, nor what a worker that was killed had in hand.
+            for path in job.folder.iterdir():
+                if path != job.out:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             job.ended = time.monotonic()
 
 
+def hold(folder: Path) -> int:
+    """Lock a service's folder; return the descriptor, which holds the lock until it is closed."""
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def check_temporary_folder() -> None:
+    """Refuse to start where uploads couldn't be written.
+
+    Raises:
+        UserError: There is no folder for temporary files.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(
+            "No folder for temporary files can be written to, and uploads need one. Set TMPDIR to one that can; in a "
+            "container whose file system is read-only, mount a tmpfs at /tmp."
+        ) from error
+
+
 def remove_abandoned() -> None:
-    """Delete folders of services that were killed: their process isn't there any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
-        number = folder.name.removeprefix(FOLDER_PREFIX).split("-")[0]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+    """Delete folders of services that were killed: nobody holds their lock.
+
+    Process numbers wouldn't do: in a container every service is number 1.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or held
+            if not (folder / LOCK_FILE).exists() and time.time() - folder.stat().st_mtime < JUST_MADE_S:
+                continue
+            os.close(hold(folder))
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,8 +10,10 @@ import contextlib
 import multiprocessing
 import queue
 import signal
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -108,12 +110,13 @@ class Workers:
                 work = self._waiting.get_nowait()
                 if work is not None:
                     self._report(work.job_id, Report("cancelled", "The service was stopped."))
-        for _ in self._drivers:
+        drivers = [driver for driver in self._drivers if driver.is_alive()]
+        for _ in drivers:
             self._waiting.put(None)
-        for driver in self._drivers:
+        for driver in drivers:
             driver.join(max(0.0, deadline - time.monotonic()))
         self._stopping.set()
-        for driver in self._drivers:
+        for driver in drivers:
             driver.join(5.0)
 
     def _drive(self) -> None:
@@ -188,9 +191,10 @@ def work_for(bundle_path: str, settings: ServeSettings, connection: Connection) 
             report = _predict(bundle, work, settings=settings, connection=connection)
         except UserError as error:
             report = Report("wrong input", str(error).replace(str(work.video), work.video.name))
+        except OSError as error:
+            traceback.print_exc()
+            report = Report("bug", f"The service can't write or read its files ({error.strerror}).")
         except Exception as error:  # a bug: said without details of this machine, which belong in its log
-            import traceback
-
             traceback.print_exc()
             report = Report("bug", f"An error of the service ({type(error).__name__}); its log says more.")
         try:
@@ -202,6 +206,8 @@ def work_for(bundle_path: str, settings: ServeSettings, connection: Connection) 
 def _predict(bundle: Any, work: Work, *, settings: ServeSettings, connection: Connection) -> Report:
     from mien.predict.predictor import predict_files
 
+    # Temporary files go with the job: of a worker that is killed nothing may stay, least of all faces.
+    tempfile.tempdir = str(work.video.parent)
     last_s = 0.0
 
     def tell(what: str, done: int, total: int) -> None:

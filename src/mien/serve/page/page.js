@@ -88,19 +88,22 @@ async function follow(job) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "", last = null;
   for (;;) {
-    const { value, done } = await reader.read();
+    // A connection that breaks says nothing of the job, which is asked for below.
+    const { value, done } = await reader.read().catch(() => ({ done: true }));
     if (done || state.job !== job) break;
     text += value;
     const parts = text.split("\n\n");
     text = parts.pop();
-    for (const part of parts) { last = JSON.parse(part.slice("data: ".length)); followed(last); }
+    for (const part of parts.filter((each) => each.startsWith("data: "))) { last = JSON.parse(part.slice("data: ".length)); followed(last); }
   }
   if (state.job !== job) return;
-  // A connection that was cut says nothing of the job: ask once more.
   last = await (await ask(`v1/jobs/${job}`)).json();
   if (last.state === "done") await results(job, last);
   else if (last.state === "failed" || last.state === "cancelled") fail(last.reason || "The job failed.");
-  else await follow(job);
+  else {
+    await new Promise((go) => setTimeout(go, 500));
+    if (state.job === job) await follow(job);
+  }
 }
 
 function followed(job) {
@@ -166,7 +169,7 @@ function draw() {
   const step = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600].find((each) => state.seconds / each <= state.width / 80) || 7200;
   for (let at = 0; at <= state.seconds; at += step) picture.append(svg("text", { x: x(at), y: HEIGHT - 6 }, clock(at)));
   for (const row of state.timeline) {
-    if (columns.some((name) => row[name] !== null)) continue;
+    if (!row.abstained && columns.some((name) => row[name] !== null)) continue;
     picture.append(svg("rect", { class: "gap", x: x(row.start_s), y: TOP, width: x(row.end_s) - x(row.start_s), height: floor - TOP }));
   }
   columns.forEach((name, index) => {
@@ -194,7 +197,7 @@ function draw() {
     part.className = "entry";
     return part;
   });
-  $("legend").replaceChildren(...legend, labels.length ? "Bars below: events.   " : "", "Grey: nothing was seen, so nothing is said.");
+  $("legend").replaceChildren(...legend, labels.length ? "Bars below: events.   " : "", "Grey: nothing is said, or it doesn't count: no face, or one that is seen badly.");
   $("timeline").setAttribute("aria-valuemax", state.seconds.toFixed(2));
   moved(state.at);
 }
