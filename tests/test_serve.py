@@ -23,10 +23,10 @@ from mien.core.errors import MediaError, UserError
 from mien.predict.predictor import predict_files
 from mien.runtime.bundle import Bundle
 from mien.serve.app import _events_of, create_app
-from mien.serve.jobs import FOLDER_PREFIX, Jobs, hold, remove_abandoned
+from mien.serve.jobs import FOLDER_PREFIX, FullError, Jobs, hold, remove_abandoned
 from mien.serve.settings import ServeSettings
 from mien.serve.uploads import UploadError, readable_name, receive
-from mien.serve.workers import check_size
+from mien.serve.workers import Report, check_size
 
 TOKEN = "a-token-of-enough-letters"
 
@@ -311,6 +311,121 @@ def test_without_room_an_upload_is_refused_and_the_service_lives(service, monkey
         assert not list(app.state.jobs.root.glob("job-*"))
         assert client.get("/health").status_code == 200
         assert client.get("/health/", follow_redirects=False).status_code == 404
+
+
+def test_a_job_that_is_deleted_as_it_ends_harms_nobody(probe_bundle, monkeypatch):
+    jobs = Jobs(probe_bundle, settings=ServeSettings(grace_s=0))
+    try:
+        folder = jobs.reserve()
+        (folder / "video").write_bytes(b"x")
+        (folder / "mien-crops").mkdir()
+        job = jobs.submit(folder / "video", name="a")
+        jobs._told(job.job_id, Report("running", "Predicting"))
+        clean = jobs._clean
+        monkeypatch.setattr(jobs, "_clean", lambda job_id: (clean(job_id), jobs.remove(job)))
+        jobs._told(job.job_id, Report("done"))
+        assert not folder.exists() and jobs.find(job.job_id) is None and not jobs._doomed
+    finally:
+        jobs.stop()
+
+
+def test_a_driver_outlives_what_one_job_meets(probe_bundle, monkeypatch, capfd):
+    jobs = Jobs(probe_bundle, settings=ServeSettings(grace_s=0))
+
+    def none(self):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("mien.serve.workers.Workers._spawn", none)
+    try:
+        jobs.start()
+        for _ in range(2):
+            folder = jobs.reserve()
+            (folder / "video").write_bytes(b"x")
+            job = jobs.submit(folder / "video", name="a")
+            deadline = time.monotonic() + 10
+            while job.ended is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert job.state == "failed" and job.report.outcome == "bug" and not (folder / "video").exists()
+        assert jobs.is_taking
+    finally:
+        jobs.stop()
+    assert not jobs.is_taking
+
+
+def test_a_cancelled_job_that_waits_keeps_no_video(probe_bundle):
+    jobs = Jobs(probe_bundle, settings=ServeSettings(grace_s=0, max_waiting=1))
+    try:
+        folders = [jobs.reserve() for _ in range(2)]
+        for folder in folders:
+            (folder / "video").write_bytes(b"x")
+        job = jobs.submit(folders[0] / "video", name="a")
+        with pytest.raises(FullError):  # both were let in before either was sent
+            jobs.submit(folders[1] / "video", name="b")
+        jobs.remove(job)
+        assert not (folders[0] / "video").exists()
+    finally:
+        jobs.stop()
+
+
+def test_after_the_signal_nothing_waits_twice(probe_bundle, probe_video, tmp_path):
+    (tmp_path / "served").mkdir()
+    started = Running(probe_bundle, tmp_path / "served")
+    with started:
+        for _ in range(3):
+            job_id = send(started, probe_video.read_bytes()).json()["job_id"]
+        with httpx.stream("GET", f"{started.url}/v1/jobs/{job_id}/progress", timeout=60) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data: ")
+            began_s = time.monotonic()
+            started.process.send_signal(signal.SIGTERM)
+            assert list(lines) is not None  # it ends, with the service's connection
+        started.process.wait(30)
+        assert time.monotonic() - began_s < 26  # the grace of 20 s once, not for requests and again for jobs
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"), [(17, 400), (3, 413)], ids=["many parts", "a large part that isn't the video"]
+)
+def test_forms_are_limited_in_all_they_hold(tmp_path, parts, status):
+    field = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n%s\r\n'
+
+    async def body():
+        for _ in range(parts):
+            yield field % (b"" if status == 400 else b"y" * 40_000)
+
+    with pytest.raises(UploadError) as raised:
+        asyncio.run(
+            receive(body(), path=tmp_path / "video", content_type="multipart/form-data; boundary=b",
+                    declared_bytes=None, name="", max_bytes=10, idle_s=5)
+        )  # fmt: skip
+    assert raised.value.status == status
+
+
+def test_an_upload_that_drips_is_given_up(tmp_path):
+    async def body():
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    with pytest.raises(UploadError, match="bytes arrived in") as raised:
+        asyncio.run(
+            receive(body(), path=tmp_path / "video", content_type="video/mp4", declared_bytes=None, name="",
+                    max_bytes=1000, idle_s=0.3)
+        )  # fmt: skip
+    assert raised.value.status == 408
+
+
+def test_playlists_are_no_recordings(tmp_path, probe_video):
+    for head in ("ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXTINF:1,\n{}\n", "\ufeff#EXTM3U\n{}\n"):
+        (tmp_path / "video").write_text(head.format(probe_video))
+        with pytest.raises(MediaError, match="isn't a media file"):
+            check_size(tmp_path / "video", settings=ServeSettings())
+
+
+def test_settings_that_could_never_work_are_refused():
+    with pytest.raises(UserError, match="line end"):
+        ServeSettings(token=TOKEN + "\n")
+    assert "[fd00::5]" in ServeSettings(host="fd00::5", token=TOKEN).allowed_hosts
 
 
 def test_without_a_temporary_folder_it_does_not_start(probe_bundle, monkeypatch):

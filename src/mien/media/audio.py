@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mien.core.errors import MediaError, UserError
 from mien.core.types import Audio
 from mien.media.container import DecodeLog, confirmed, decode_packets, open_media
+from mien.media.sound_end import declared_sound_end_s
 
 MAX_DRIFT_S = 0.015
 """Samples move to their pts when they are this far off: less than one packet of AAC (21 ms) or Opus (20 ms) that got
@@ -47,7 +48,8 @@ def stream_audio(path: Path, *, rate_hz: int = 16000, log: DecodeLog | None = No
     Args:
         path: The media file.
         rate_hz: Samples per second of the result.
-        log: Filled while decoding; `num_untimed` counts frames with a time that can't be (more than an hour of gap).
+        log: Filled while decoding; `num_untimed` counts frames with a time that can't be (more than an hour of gap),
+            `declared_end_s` is known of formats that declare it (`mien.media.sound_end`).
 
     Yields:
         Blocks of at least one sample (several channels are mixed); none where the file has no audio stream, or an
@@ -69,6 +71,7 @@ def _stream(path: Path, *, rate_hz: int, log: DecodeLog) -> Generator[Audio, Non
             return
         time_base = stream.time_base
         assert time_base is not None, "FFmpeg gives every audio stream a clock"
+        log.declared_end_s = declared_sound_end_s(path, container=container, stream=stream)
         track = _Track(rate_hz=rate_hz)
         frames = decode_packets(container, stream.index, stream.decode, log=log)
         timed = ((None if frame.pts is None else float(frame.pts * time_base), frame) for frame in frames)

@@ -20,6 +20,10 @@ FrameT = TypeVar("FrameT", av.VideoFrame, av.AudioFrame)
 ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 """What the first box of an MP4 or MOV file can be (ISO/IEC 14496-12)."""
 
+PLAYLIST_HEADS = (b"ffconcat", b"#EXTM3U", b"<?xml", b"<MPD")
+"""Beginnings of lists of other files (concat, HLS, DASH): a recording is a file of its own, and no list that somebody
+sent may name files of this machine."""
+
 NOT_MEDIA_FORMATS = ("tty",)
 """FFmpeg opens any text file as "tty", a terminal's picture."""
 
@@ -85,8 +89,12 @@ class DecodeLog:
         """Something was lost or patched on the way (a file that was cut off may show it by `declared_end_s` alone)."""
         return bool(self.num_corrupt or self.num_untimed or self.num_unordered or self.has_patches)
 
-    def describe_loss(self) -> str:
-        """Say what was lost, empty where nothing was."""
+    def describe_loss(self, *, last: str = "the last frame is") -> str:
+        """Say what was lost, empty where nothing was.
+
+        Args:
+            last: What is at the end, with its verb.
+        """
         num_dropped = self.num_untimed + self.num_unordered
         reasons = []
         if self.num_corrupt or num_dropped:
@@ -97,7 +105,7 @@ class DecodeLog:
             reasons.append("damaged parts of pictures were patched up by the decoder")
         end_s, declared_s = self.last_pts_s, self.declared_end_s
         if end_s is not None and declared_s is not None and declared_s - end_s > CUT_OFF_S:
-            reasons.append(f"the last frame is at {end_s:.3f} s, of {declared_s:.3f} s that the file declares")
+            reasons.append(f"{last} at {end_s:.3f} s, of {declared_s:.3f} s that the file declares")
         return "; ".join(reasons)
 
 
@@ -114,9 +122,11 @@ def open_media(path: Path) -> InputContainer:
         raise MediaError(f"{path.name} is a folder, not a media file", advice="Name the recording in it.")
     try:
         with path.open("rb") as stream:
-            head = stream.read(8)
+            head = stream.read(64)
         if not head:
             raise MediaError(f"{path.name} is empty (0 bytes)", advice="Copy the recording from its source again.")
+        if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(PLAYLIST_HEADS):
+            raise _not_media(path)
         try:
             container = _open(path)
         except av.InvalidDataError:

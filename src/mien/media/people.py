@@ -31,10 +31,10 @@ whose boxes jump more: .978 (.92), .003."""
 
 LOOK_AROUND_S = 1.0
 """So long the detector may look where faces were, before it looks at the whole picture again: somebody who joins
-another is found so late at most; where nobody is seen it always looks at the whole. Measured at 5 per second against whole
-pictures always (smile study, 8 recordings; clips): no face lost or added in 1,255 frames; landmarks differ by .005 of
-the box's side with MTCNN and .009 with YuNet, where they jump by .013 from frame to frame; boxes overlap by .95 and .96
-(IoU). Following takes MTCNN a third of the time, YuNet two thirds."""
+another is found so late at most; where nobody is seen it always looks at the whole. Measured at 5 per second against
+whole pictures always (smile study, 8 recordings; clips): no face lost or added in 1,255 frames; landmarks differ by
+.005 of the box's side with MTCNN and .009 with YuNet, where they jump by .013 from frame to frame; boxes overlap by .95
+and .96 (IoU). Following takes MTCNN a third of the time, YuNet two thirds."""
 
 MAX_PAUSE_S = 0.3
 """After a longer time since the sample before a face may be anywhere, and the whole picture is looked at."""

@@ -34,6 +34,7 @@ from mien.serve.settings import ServeSettings
 from mien.serve.uploads import FORM_FIELD, UploadError, receive
 
 EXPIRE_EVERY_S = 30.0
+TEXT_COLUMNS = ("recording_id", "label", "abstained")
 FOLLOW_EVERY_S = 0.2
 STILL_THERE_S = 15.0
 """A stream in which nothing is to be told says at least so often that it lives: proxies cut silent connections."""
@@ -112,6 +113,7 @@ def create_app(bundle_path: Path, *, settings: ServeSettings | None = None) -> F
             yield
         finally:
             app.state.stopping = True
+            jobs.close()
             expiry.cancel()
             await asyncio.to_thread(jobs.stop)
 
@@ -160,7 +162,7 @@ def _refusal(request: Request) -> Response | None:
     token, origin = request.app.state.settings.token, request.headers.get("origin")
     if origin is not None and origin.split("//")[-1] != request.headers.get("host"):
         return JSONResponse({"detail": "Requests from pages of other sites are refused."}, status_code=403)
-    if token is None or request.url.path in OPEN_PATHS:
+    if token is None or request.scope["path"] in OPEN_PATHS:
         return None
     given = request.headers.get("authorization", "")
     if hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {token}".encode()):
@@ -200,7 +202,7 @@ def _add_service(app: FastAPI) -> None:
     def ready(request: Request, response: Response) -> ReadyAnswer:
         state = request.app.state
         counts = state.jobs.counts()
-        takes = not state.stopping and counts["queued"] < state.settings.max_waiting
+        takes = not state.stopping and state.uploads < state.settings.max_uploads and state.jobs.is_taking
         response.status_code = 200 if takes else 503
         return ReadyAnswer(ready=takes, jobs=counts)
 
@@ -333,7 +335,11 @@ async def _take(request: Request, *, name: str) -> Job:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return jobs.submit(upload.path, name=upload.name)
+    try:
+        return jobs.submit(upload.path, name=upload.name)
+    except FullError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _busy(f"{settings.max_waiting} videos wait already") from None
 
 
 def _found(jobs: Jobs, job_id: str) -> Job:
@@ -413,9 +419,13 @@ def _table(request: Request, job_id: str, *, suffix: str, format: Format) -> Any
     job = _done(request.app.state.jobs, job_id)
     path = job.file(suffix)
     if path is None:
-        return TimelineAnswer(columns=[], rows=[])
+        return Response("", media_type="text/csv") if format == "csv" else TimelineAnswer(columns=[], rows=[])
     if format == "csv":
         return FileResponse(path, media_type="text/csv", filename=f"{_stem(job)}{suffix}")
-    table = pd.read_csv(path, dtype={"recording_id": str, "label": str})
+    try:
+        # As text: a label may be called "NA" or "null".
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise HTTPException(404, "The job was deleted meanwhile.") from None
     rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     return TimelineAnswer(columns=list(table.columns), rows=rows)

@@ -114,14 +114,20 @@ class Jobs:
             FullError: Too many jobs wait.
         """
         with self._lock:
-            if sum(job.state == "queued" for job in self._jobs.values()) >= self.settings.max_waiting:
+            if self._num_waiting() >= self.settings.max_waiting:
                 raise FullError
         return Path(tempfile.mkdtemp(prefix="job-", dir=self.root))
 
     def submit(self, video: Path, *, name: str) -> Job:
-        """Queue an uploaded video; it is deleted when its job ends."""
+        """Queue an uploaded video; it is deleted when its job ends.
+
+        Raises:
+            FullError: Others came first while it was sent.
+        """
         job = Job(secrets.token_urlsafe(16), name, video.parent)
         with self._lock:
+            if self._num_waiting() >= self.settings.max_waiting:
+                raise FullError
             self._jobs[job.job_id] = job
         self._workers.submit(Work(job.job_id, video, job.out))
         return job
@@ -142,16 +148,29 @@ class Jobs:
             states = [job.state for job in self._jobs.values()]
         return {state: states.count(state) for state in ("queued", "running", "done", "failed", "cancelled")}
 
-    def remove(self, job: Job) -> None:
-        """Cancel a job that is under way, delete its files, and forget it."""
+    @property
+    def is_taking(self) -> bool:
+        """Whether another video is taken, and somebody there to predict it."""
         with self._lock:
-            under_way = job.state not in ENDED
+            return self._num_waiting() < self.settings.max_waiting and self._workers.are_alive
+
+    def _num_waiting(self) -> int:
+        return sum(job.state == "queued" for job in self._jobs.values())
+
+    def remove(self, job: Job) -> None:
+        """Cancel a job that waits or runs, delete its files, and forget it."""
+        with self._lock:
+            under_way, waits = job.state not in ENDED, job.state == "queued"
             self._jobs.pop(job.job_id, None)
             if under_way:
-                self._doomed[job.job_id] = job.folder  # its worker may still write there
+                self._doomed[job.job_id] = job.folder  # a worker that has begun may still write there
         if under_way:
             self._workers.cancel(job.job_id)
-        else:
+        if waits:
+            # At once, not when its turn comes; and if a worker took it just now, that one's end deletes what is left.
+            for path in job.folder.glob(f"{VIDEO_STEM}*"):
+                path.unlink(missing_ok=True)
+        if not under_way:
             shutil.rmtree(job.folder, ignore_errors=True)
 
     def expire(self) -> int:
@@ -163,32 +182,47 @@ class Jobs:
             self.remove(job)
         return len(ended)
 
+    def close(self) -> None:
+        """Begin no further job; the grace of those that run starts. Quick, for a handler of signals."""
+        self._workers.close(grace_s=self.settings.grace_s)
+
     def stop(self) -> None:
-        """End the workers and delete everything."""
+        """End the workers when their grace is over, and delete everything."""
         self._workers.stop(grace_s=self.settings.grace_s)
         shutil.rmtree(self.root, ignore_errors=True)
         os.close(self._held)
 
     def _told(self, job_id: str, report: Report) -> None:
         """Take a report of a worker; from its driver's thread."""
+        if report.outcome != "running":
+            self._clean(job_id)
         with self._lock:
-            doomed = self._doomed.get(job_id)
+            doomed = self._doomed.pop(job_id, None) if report.outcome != "running" else None
             job = self._jobs.get(job_id)
             if job is not None:
                 job.report, job.state = report, STATE_OF[report.outcome]
                 job.changes += 1
-        if report.outcome == "running":
-            return
+                job.ended = None if report.outcome == "running" else time.monotonic()
         if doomed is not None:
             shutil.rmtree(doomed, ignore_errors=True)
-            with self._lock:
-                self._doomed.pop(job_id, None)
-        elif job is not None:
-            # Whatever came of it, the video isn't kept, nor what a worker that was killed had in hand.
-            for path in job.folder.iterdir():
-                if path != job.out:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            job.ended = time.monotonic()
+
+    def _clean(self, job_id: str) -> None:
+        """Delete all but the results of a job whose worker is done with it, before anybody is told that it ended.
+
+        Whatever came of it, the video isn't kept, nor what a worker that was killed had in hand.
+        """
+        with self._lock:
+            job = self._jobs.get(job_id)
+        if job is None:
+            return
+        with suppress(FileNotFoundError):
+            for path in list(job.folder.iterdir()):
+                if path == job.out:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def hold(folder: Path) -> int:

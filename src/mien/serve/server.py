@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -42,7 +43,7 @@ def run_server(app: FastAPI, *, settings: ServeSettings, ready: Callable[[str], 
     listener = _listen(settings)
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{shown}:{listener.getsockname()[1]}"
-    server = uvicorn.Server(config)
+    server = _Server(config)
 
     async def serve() -> None:
         told = asyncio.create_task(_tell(server, lambda: ready(url)))
@@ -57,6 +58,18 @@ def run_server(app: FastAPI, *, settings: ServeSettings, ready: Callable[[str], 
         return  # the signal that ended it, raised again by uvicorn
     finally:
         listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Tells the app of a signal at once: uvicorn waits for open requests first, and who follows a job is one."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End at SIGINT and SIGTERM."""
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.stopping = True
+        if hasattr(state, "jobs"):
+            state.jobs.close()
+        super().handle_exit(sig, frame)
 
 
 async def _tell(server: uvicorn.Server, ready: Callable[[], None]) -> None:

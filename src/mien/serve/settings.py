@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 
 from mien.core.errors import UserError
@@ -63,6 +64,11 @@ class ServeSettings:
             raise UserError(
                 f"A token of {len(self.token)} characters can be guessed; give at least {MIN_TOKEN_LENGTH}."
             )
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise UserError(
+                "The token has a space, a line end or a letter that a header can't carry; use ASCII letters, digits "
+                "and signs (in a file of secrets: no line end behind it)."
+            )
         if self.token is None and not is_loopback(self.host):
             raise UserError(
                 f"Listening on {self.host} lets other machines in, so a token is needed: set MIEN_SERVE_TOKEN to at "
@@ -72,7 +78,8 @@ class ServeSettings:
     @property
     def allowed_hosts(self) -> tuple[str, ...]:
         """Names that requests may be for; others come from pages that a browser was tricked into (DNS rebinding)."""
-        own = () if self.host in ("0.0.0.0", "::") else (self.host,)
+        shown = f"[{self.host}]" if ":" in self.host else self.host  # as the header writes IPv6 (RFC 3986, 3.2.2)
+        own = () if self.host in ("0.0.0.0", "::") else (shown,)
         return tuple(dict.fromkeys((*LOOPBACK_NAMES, *own, *self.names)))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ FORM_FIELD = "video"
 MAX_NAME_LENGTH = 120
 MAX_HEADER_BYTES = 8192
 """Of one part of a form: more isn't the name of a file."""
+
+
+MAX_PARTS = 16
+"""Of one form, which needs one."""
+MAX_FORM_BYTES = 65536
+"""What a form may hold beside the video."""
+MIN_BYTES_PER_S = 2000
+"""A client that sends less for longer than `idle_s` isn't slow; it holds a place."""
 
 
 class UploadError(Exception):
@@ -88,7 +97,7 @@ async def receive(
         UploadError: 400 for a form that can't be read or a body that was cut, 408 for one that stalled, 413 for one
             that is too large, 422 for one without a file.
     """
-    if declared_bytes is not None and declared_bytes > max_bytes + MAX_HEADER_BYTES:
+    if declared_bytes is not None and declared_bytes > max_bytes + MAX_FORM_BYTES:
         raise _too_large(max_bytes)
     with path.open("xb") as file:
         boundary = _boundary(content_type)
@@ -97,7 +106,7 @@ async def receive(
             if boundary is None
             else _FormSink(file, max_bytes=max_bytes, boundary=boundary)
         )
-        received = 0
+        received, started_s = 0, time.monotonic()
         chunks = body.__aiter__()
         while True:
             try:
@@ -107,6 +116,11 @@ async def receive(
             if chunk is None:
                 break
             received += len(chunk)
+            if received > max_bytes + (MAX_FORM_BYTES if boundary else 0):
+                raise _too_large(max_bytes)
+            waited_s = time.monotonic() - started_s
+            if waited_s > idle_s and received < MIN_BYTES_PER_S * waited_s:
+                raise UploadError(408, f"{received} bytes arrived in {waited_s:.0f} s; send the video again.")
             await asyncio.to_thread(sink.take, chunk)
         if declared_bytes is not None and received < declared_bytes:
             raise UploadError(400, f"The upload was cut: {received} of {declared_bytes} bytes arrived.")
@@ -217,6 +231,8 @@ class _FormSink:
         message = Message()
         message["content-disposition"] = value.replace("\r", "").replace("\n", "")
         name = str(message.get_param("name", header="content-disposition") or "")
+        if len(self._fields) >= MAX_PARTS:
+            raise UploadError(400, f"The form has more than {MAX_PARTS} parts.")
         self._wanted = name == FORM_FIELD and FORM_FIELD not in self._fields
         self._fields.append(name)
         if self._wanted:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import queue
+import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +34,11 @@ POLL_S = 0.2
 
 TELL_EVERY_S = 0.1
 """Progress is told at most so often: a fast video has hundreds of frames per second."""
+
+LOW_ROOM = 10_000_000
+"""Bytes left on the disk below which what failed probably failed for want of them."""
+
+STOPPED = "The service was stopped."
 
 Outcome = Literal["running", "done", "wrong input", "bug", "died", "too long", "cancelled"]
 
@@ -87,6 +94,7 @@ class Workers:
         self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         self._stopping = threading.Event()
+        self._deadline: float | None = None
         self._drivers = [threading.Thread(target=self._drive, daemon=True) for _ in range(settings.workers)]
 
     def start(self) -> None:
@@ -102,43 +110,53 @@ class Workers:
         """Give a job up, whether it waits or runs; reported as `cancelled` when it is out of the way."""
         self._cancelled.add(job_id)
 
+    def close(self, *, grace_s: float) -> None:
+        """Begin nothing more; running jobs have the grace from the first call on."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + grace_s
+
     def stop(self, *, grace_s: float) -> None:
         """Let running jobs end within the grace, give up what waits, and end the processes."""
-        deadline = time.monotonic() + grace_s
+        self.close(grace_s=grace_s)
+        assert self._deadline is not None
         with contextlib.suppress(queue.Empty):
             while True:
                 work = self._waiting.get_nowait()
                 if work is not None:
-                    self._report(work.job_id, Report("cancelled", "The service was stopped."))
+                    self._report(work.job_id, Report("cancelled", STOPPED))
         drivers = [driver for driver in self._drivers if driver.is_alive()]
         for _ in drivers:
             self._waiting.put(None)
         for driver in drivers:
-            driver.join(max(0.0, deadline - time.monotonic()))
+            driver.join(max(0.0, self._deadline - time.monotonic()))
         self._stopping.set()
         for driver in drivers:
             driver.join(5.0)
 
+    @property
+    def are_alive(self) -> bool:
+        """Whether every driver still takes work."""
+        return all(driver.is_alive() for driver in self._drivers)
+
     def _drive(self) -> None:
-        process: SpawnProcess | None = None
-        connection: Connection | None = None
+        worker: tuple[SpawnProcess, Connection] | None = None
         while (work := self._waiting.get()) is not None:
-            if work.job_id in self._cancelled:
-                self._end(work, Report("cancelled", "Cancelled before it began."))
+            if work.job_id in self._cancelled or self._deadline is not None:
+                self._end(work, Report("cancelled", STOPPED if self._deadline else "Cancelled before it began."))
                 continue
-            if process is None or connection is None or not process.is_alive():
-                process, connection = self._spawn()
-            final = self._watch(work, connection)
-            if final.outcome in ("died", "too long", "cancelled"):
-                process.kill()
-                process.join()
-                connection.close()
-                process = None
+            try:
+                if worker is None or not worker[0].is_alive():
+                    worker = self._spawn()
+                final = self._watch(work, worker[1])
+            except Exception as error:  # no process could be started, say: this job fails, the next may not
+                traceback.print_exc()
+                final = Report("bug", f"An error of the service ({type(error).__name__}); its log says more.")
+            if worker is not None and final.outcome in ("died", "too long", "cancelled", "bug"):
+                _end_process(*worker, at_once=True)
+                worker = None
             self._end(work, final)
-        if process is not None and connection is not None:
-            connection.close()  # the process ends when nobody can give it work
-            process.join(2.0)
-            process.kill()
+        if worker is not None:
+            _end_process(*worker, at_once=False)
 
     def _spawn(self) -> tuple[SpawnProcess, Connection]:
         # A fresh interpreter: a fork would copy threads of ONNX Runtime and their locks.
@@ -163,7 +181,7 @@ class Workers:
                 if work.job_id in self._cancelled:
                     return Report("cancelled", "Cancelled.")
                 if self._stopping.is_set():
-                    return Report("cancelled", "The service was stopped.")
+                    return Report("cancelled", STOPPED)
                 if time.monotonic() > deadline:
                     return Report("too long", f"It took more than {self._settings.job_s:g} s and was given up.")
         except (EOFError, OSError):
@@ -171,7 +189,20 @@ class Workers:
 
     def _end(self, work: Work, report: Report) -> None:
         self._cancelled.discard(work.job_id)
-        self._report(work.job_id, report)
+        try:
+            self._report(work.job_id, report)
+        except Exception:  # whatever is wrong with one job's files, the driver is needed for the next
+            traceback.print_exc()
+
+
+def _end_process(process: SpawnProcess, connection: Connection, *, at_once: bool) -> None:
+    """End a worker; where it needn't be at once, it ends by itself when nobody can give it work."""
+    if not at_once:
+        connection.close()
+        process.join(2.0)
+    process.kill()
+    process.join()
+    connection.close()
 
 
 def work_for(bundle_path: str, settings: ServeSettings, connection: Connection) -> None:
@@ -190,7 +221,7 @@ def work_for(bundle_path: str, settings: ServeSettings, connection: Connection) 
             bundle = bundle or Bundle.open(Path(bundle_path))
             report = _predict(bundle, work, settings=settings, connection=connection)
         except UserError as error:
-            report = Report("wrong input", str(error).replace(str(work.video), work.video.name))
+            report = _why_not(error, work=work, bundle_path=bundle_path, is_open=bundle is not None)
         except OSError as error:
             traceback.print_exc()
             report = Report("bug", f"The service can't write or read its files ({error.strerror}).")
@@ -201,6 +232,23 @@ def work_for(bundle_path: str, settings: ServeSettings, connection: Connection) 
             connection.send(report)
         except OSError:
             return
+
+
+def _why_not(error: UserError, *, work: Work, bundle_path: str, is_open: bool) -> Report:
+    """Tell what is wrong with a video from what is wrong with the service, of which a client hears no details."""
+    text = str(error)
+    # Advice to name another folder is for who runs the service.
+    if (
+        not is_open
+        or str(work.out) in text
+        or bundle_path in text
+        or shutil.disk_usage(work.video.parent).free < LOW_ROOM
+    ):
+        print(text, file=sys.stderr, flush=True)
+        return Report("bug", "The service has no room or can't read its model; its log says more.")
+    for path in (work.video, work.video.parent):
+        text = text.replace(str(path), path.name if path == work.video else "")
+    return Report("wrong input", text)
 
 
 def _predict(bundle: Any, work: Work, *, settings: ServeSettings, connection: Connection) -> Report:

@@ -116,7 +116,7 @@ async function results(job, facts) {
     (await ask(`v1/jobs/${job}/${kind}`)).json()));
   state.timeline = records(timeline);
   state.events = records(events);
-  state.seconds = Math.max(1e-3, ...state.timeline.map((row) => row.end_s));
+  state.seconds = state.timeline.reduce((end, row) => Math.max(end, row.end_s), 1e-3);
   const columns = timeline.columns.filter((name) => /^(prob|value)_/.test(name));
   $("result-title").textContent = `${facts.name}: ${facts.frames} frames, a face in ${facts.faces}`;
   play(state.file);
@@ -158,7 +158,8 @@ function draw() {
   state.width = Math.max(240, $("timeline").clientWidth);
   const numbers = columns.some((name) => name.startsWith("value_"));
   const values = state.timeline.flatMap((row) => columns.map((name) => row[name])).filter((value) => value !== null);
-  const low = numbers && values.length ? Math.min(...values) : 0, high = numbers && values.length ? Math.max(...values) : 1;
+  const low = numbers && values.length ? values.reduce((least, value) => Math.min(least, value)) : 0;
+  const high = numbers && values.length ? values.reduce((most, value) => Math.max(most, value)) : 1;
   const floor = HEIGHT - BOTTOM - LANE;
   const y = (value) => floor - ((floor - TOP) * (value - low)) / (high - low || 1);
   const picture = svg("svg", { viewBox: `0 0 ${state.width} ${HEIGHT}`, "aria-hidden": "true" });
