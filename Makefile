@@ -1,4 +1,5 @@
 # make demo: the whole story on a drawn study, offline.   make test: every check and every test.
+# make pictures: writes the documents' pictures, from the demo (needs Chromium).
 # make reference: writes docs/reference.md from the commands themselves.
 # make simulations: measures what docs/evaluation.md says of the statistics, and writes it there (about 40 minutes).
 # All create the environment by themselves.
@@ -10,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 RUNTIME := .venv-runtime
 DEMO ?= demo
 
-.PHONY: demo test check runtime format reference simulations clean
+.PHONY: demo test check runtime format pictures reference simulations clean
 
 demo: $(INSTALLED)
 	$(BIN)/mien demo --out $(DEMO)
@@ -28,6 +29,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pictures: demo
+	$(BIN)/python tests/pictures.py $(DEMO) docs
 
 reference: $(INSTALLED)
 	$(BIN)/python -m mien.reference > docs/reference.md

@@ -101,6 +101,12 @@ def test_a_target_that_never_varies_is_refused_with_the_audit(drawn_dataset, tmp
     assert refused["verdict"] == "refused" and not refused["models"]
 
 
+def test_a_plan_of_a_target_that_never_varies_is_refused_like_its_comparison(drawn_dataset):
+    result = call("plan", drawn_dataset.path, "--models", "linear_probe@hog", "--target", "Attention", "--folds", 3)
+    assert result.exit_code == 3, result.stderr
+    assert "never varies" in result.stderr and "Targets that vary: " in result.stderr
+
+
 def test_more_folds_than_people_and_an_unknown_target(drawn_dataset, tmp_path):
     base = ("compare", drawn_dataset.path, "--models", "linear_probe@hog", "--out", tmp_path / "r", "--target")
     for target, folds, words in (("Smile", 9, "6 participants"), ("Fun", 3, "Smile")):

@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from doc_commands import ROOT
+from doc_commands import commands as commands_of
+from mien.annotations.elan import read_elan
 from mien.cli.main import app
 from mien.core.labels import LabelScheme
 from mien.core.types import Split
@@ -23,7 +26,6 @@ from mien.predict.timeline_page import timeline_page
 from mien.report.events import event_context, read_events
 from mien.report.page import nullable, render
 from mien.runtime.bundle import Bundle, ModelSpec, Sampling
-from test_docs import ROOT, shell_lines
 
 SCHEME = LabelScheme("Smile", "binary", ("not Smile", "Smile"), "synthetic")
 MODELS = ("good", "noise")
@@ -204,14 +206,18 @@ class TestPrediction:
         write_csv(tmp_path / "v.events.csv", found, video=tmp_path / "v.mp4")
         assert "v.mp4: No events: 10 sampled frames, fewer than 5 per second" in capsys.readouterr().err
 
-    def test_default_settings_are_announced(self, capsys):
+    def test_ranges_that_promise_less_are_announced(self, capsys):
+        def said(**inner):
+            announce_events(spec(events={"Smile": EventSettings().to_json() | {"inner": inner}}))
+            return capsys.readouterr().err
+
         announce_events(spec())
         assert "Events of Smile are made with the default settings" in capsys.readouterr().err
-        announce_events(spec(events={"Smile": EventSettings().to_json()}))
-        assert capsys.readouterr().err == ""
-        noted = EventSettings().to_json() | {"inner": {"note": "nobody smiled"}}
-        announce_events(spec(events={"Smile": noted}))
-        assert "default settings" in capsys.readouterr().err
+        assert "default settings" in said(note="nobody smiled")
+        assert said(edge_coverage=0.9, edge_participants=9, note="") == ""
+        few = said(edge_coverage=5 / 6, edge_participants=5, note="")
+        assert "fitted on 5 people: they promise 83 % of a new person's true edges, not 90 %" in few
+        assert "those of an earlier mien" in said(note="")
 
     def test_page_draws_and_lists_them(self):
         found = timeline_events(timeline(SMILE), spec=spec())
@@ -233,7 +239,7 @@ class TestPrediction:
 @pytest.mark.slow
 def test_commands_of_the_document_run(drawn_study, tmp_path, monkeypatch):
     """Word for word, on a smaller drawn study."""
-    commands = shell_lines(ROOT / "docs/events.md", program="mien ")
+    commands = commands_of(ROOT / "docs/events.md")
     assert [shlex.split(command)[1] for command in commands] == ["prepare", "compare", "train", "predict"]
     (tmp_path / "demo/newcomer").mkdir(parents=True)
     (tmp_path / "demo/study").symlink_to(drawn_study)
@@ -249,6 +255,10 @@ def test_commands_of_the_document_run(drawn_study, tmp_path, monkeypatch):
     assert 'id="events"' in (tmp_path / "run10/report.html").read_text()
     bundle = Bundle.open(tmp_path / "bundle10")
     assert EventSettings.from_json(bundle.spec.events["Smile"])
+    assert bundle.spec.events["Smile"]["inner"]["edge_participants"] > 0
     table = pd.read_csv(tmp_path / "predictions10/video.events.csv")
     assert list(table.columns) == list(EVENT_FILE_COLUMNS)
     assert (table["onset_s"] < table["offset_s"]).all()
+    elan = read_elan(tmp_path / "predictions10/video.eaf").intervals
+    assert len(table) and elan["onset_s"].tolist() == table["onset_s"].tolist()
+    assert elan["offset_s"].tolist() == table["offset_s"].tolist()

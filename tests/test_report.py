@@ -273,6 +273,19 @@ class TestCharts:
         assert len(re.findall("<use [^>]*fill-opacity: 0.85", svg)) == 2
         assert "nan" not in svg
 
+    def test_coverages_have_their_own_intervals_and_means_over_fewer_people_are_hollow(self):
+        scores = ((1.0, 0.8, 0.7, 12), (0.8, 0.9, 0.3, 12), (0.5, 1.0, None, 9))  # kept, mean, low, people
+        curve = [
+            {"kept": kept, "balanced_accuracy": {"mean": mean, "low": low, "high": low and 1.0, "n": people}}
+            for kept, mean, low, people in scores
+        ]
+        svg = charts.coverage_chart(curve, name="c", title="t")
+        hollow, filled = (len(re.findall(f"<use [^>]*fill: var\\(--{name},", svg)) for name in ("surface", "series-a"))
+        assert (hollow, filled) == (1, 2)
+        bars = re.search('<g id="c-LineCollection_1">(.*?)</g>', svg, flags=re.DOTALL)[1]
+        assert bars.count("<path") == 2  # of two coverages; no band between them
+        assert "c-FillBetween" not in svg and "c-PolyCollection" not in svg and "nan" not in svg
+
     def test_colours_come_from_the_page(self):
         svg = charts.roc_chart(np.array([0.0, 1.0]), [np.array([0.0, 1.0])], name="roc", title="t")
         assert set(re.findall(r"#[0-9a-f]{6}", svg)) <= {fallback for _, fallback in charts.THEME.values()}

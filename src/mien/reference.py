@@ -37,7 +37,11 @@ def reference_page() -> str:
     parts.append("## From Python\n")
     for name, function in inspect.getmembers(mien.api, inspect.isfunction):
         if function.__module__ == "mien.api" and not name.startswith("_"):
-            parts.append(_function(name, function))
+            parts.append(_function(f"mien.api.{name}", function))
+    parts.append(f"### mien.api.Model\n\nWhat `load` and `train` return. {inspect.getdoc(mien.api.Model)}\n")
+    for name, function in inspect.getmembers(mien.api.Model, inspect.isfunction):
+        if not name.startswith("_"):
+            parts.append(_function(f"mien.api.Model.{name}", function))
     return "\n".join(parts)
 
 
@@ -86,7 +90,8 @@ def _default(parameter: Any) -> str:
 def _function(name: str, function: Any) -> str:
     # Annotations are texts; defaults keep their quotes.
     signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
-    return f"### mien.api.{name}\n\n```\n{name}{signature}\n```\n\n{inspect.getdoc(function) or ''}\n"
+    short = name.rpartition(".")[2]
+    return f"### {name}\n\n```\n{short}{signature}\n```\n\n{inspect.getdoc(function) or ''}\n"
 
 
 if __name__ == "__main__":

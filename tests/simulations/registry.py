@@ -9,6 +9,7 @@ from .alpha import alpha_coverage
 from .chance_nulls import against_chance_null
 from .content_nulls import content_nulls
 from .coverage import coverage
+from .event_edges import event_edges
 from .identity import identity_only
 from .nulls import fixed_prediction_null, retrained_null
 from .rows import Row
@@ -43,4 +44,5 @@ SIMULATIONS = {
     "claims": Simulation("claims from shuffled labels", shuffled_claims, 100, 808, 8),
     "T7": Simulation("honest nulls of the audit: how often a check alarms", content_nulls, 200, 707, 24),
     "alpha": Simulation("coverage of the interval of Krippendorff's alpha", alpha_coverage, 400, 909, 20),
+    "edges": Simulation("ranges of edges for new people", event_edges, 200, 1010, 5),
 }

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from mien.core.errors import UserError, unknown_name
+from mien.core.errors import NothingToLearnError, RefusedError, UserError, unknown_name
 from mien.core.storage import digest_of, read_json, to_jsonable, write_json
 from mien.data.attempts import count_configurations, count_runs, describe_runs, utc_now
 from mien.data.clips import build_clips
@@ -161,6 +161,7 @@ def write_plan(
     Raises:
         UserError: An unknown target, model or metric, weights that can't be had, folds that the data don't allow, a
             difference or level out of range, a plan that was edited, or another plan without `replace`.
+        RefusedError: A target that never varies.
     """
     if metric not in INTERVAL_METRICS:
         raise unknown_name("metric", got=metric, allowed=INTERVAL_METRICS)
@@ -174,7 +175,10 @@ def write_plan(
     settings = settings or FitSettings()
     for choice in choices:  # a plan that can't be followed is none
         check_model(choice, dataset=dataset, settings=settings)
-    clips = build_clips(dataset, target=target, needs=needs_of(choices))
+    try:
+        clips = build_clips(dataset, target=target, needs=needs_of(choices))
+    except NothingToLearnError as error:  # what `mien compare` refuses by its audit
+        raise RefusedError([str(error)]) from error
     target = clips.scheme.target  # `all` and a list with spaces are written as what they mean
     num_folds = len(make_folds(clips, folds=folds, seed=seed))
     participants = int(clips.table["group"].nunique())

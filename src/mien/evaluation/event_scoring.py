@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mien.evaluation.event_margins import COVERAGE, EDGES
 from mien.evaluation.event_truth import EventTruth
 from mien.evaluation.events import NULL_DRAWS, TIMING_IOU, event_scores, match_events
 from mien.evaluation.intervals import participant_interval
-
-COVERAGE = 0.9
-"""Share of found events whose edges shall lie in the range that is given for them; `tune_events` widens it so."""
 
 
 def score_events(
@@ -99,7 +97,7 @@ def edge_coverage(
     edges = matched_edges(detected, truth)
     people = edges["recording_id"].map(participants)
     result: dict[str, Any] = {"stated": COVERAGE, "events": len(edges)}
-    for name in ("onset", "offset"):
+    for name in EDGES:
         low, high = edges[f"{name}_low_s"], edges[f"{name}_high_s"]
         inside = edges[f"true_{name}_s"].between(low - 1e-9, high + 1e-9)
         shares = inside.astype(float).groupby(people).mean().to_numpy(dtype=np.float64)

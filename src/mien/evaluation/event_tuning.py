@@ -1,21 +1,23 @@
 """The settings of event detection, chosen on participants whom the model's weights never saw; and what edges are worth.
 
-Where a range says "the onset lies in here", it should hold as often as it says. The band of thresholds alone doesn't
-know how often it does, so it is widened by what was needed on the inner participants: split-conformal prediction as
-Romano, Patterson and Candès (2019, NeurIPS 32) do it for intervals. It promises `COVERAGE` where events are
-exchangeable, which those of one person are only nearly; `edge_coverage` measures it on people who had no part in it.
+Where a range says "the onset lies in here", it should hold as often as it says. What settings are chosen on is too few
+people to be split in two, so margins are cross-fitted: each inner person's edges are made with settings chosen
+on the others (the jackknife; Barber, Candès, Ramdas and Tibshirani 2021, Annals of Statistics 49:486-507), and
+`event_margins` says how wide ranges have to be for one more person. `edge_coverage` measures it on people who had no
+part in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.evaluation.event_detection import (
@@ -28,7 +30,8 @@ from mien.evaluation.event_detection import (
     raw_events,
     seen_samples,
 )
-from mien.evaluation.event_scoring import COVERAGE, matched_edges
+from mien.evaluation.event_margins import EdgeMargins, fit_margins
+from mien.evaluation.event_scoring import matched_edges
 from mien.evaluation.event_truth import EventTruth
 from mien.evaluation.events import TIMING_IOU, Stretch, f1_per_participant, match_events, why_too_few
 
@@ -56,6 +59,8 @@ class TunedEvents:
             where no event was found.
         participants: Participants with an annotated event.
         events: Their annotated events.
+        edge_participants: Participants on whose found events the margins were fitted.
+        edge_coverage: What the ranges of edges promise (`EdgeMargins.coverage`).
         note: Why the settings are the default ones; empty where they were chosen.
     """
 
@@ -64,6 +69,8 @@ class TunedEvents:
     onset_error_s: float
     participants: int
     events: int
+    edge_participants: int = 0
+    edge_coverage: float = 0.0
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -95,8 +102,11 @@ def tune_events(inner: pd.DataFrame, truth: EventTruth, *, column: str, samples_
     least onset error (mean over participants of the median, events matched at `TIMING_IOU`; in whole sampling
     intervals, since no sample knows more), of those the one nearest to the default settings. A dozen inner people often
     leave a plateau of perfect settings, whose rim doesn't hold: without hysteresis and a least duration, which those
-    people hadn't needed, F1 on 22 new people of the smile study fell from .95 to .82. Margins are then fitted so that
-    `COVERAGE` of the found inner events have their edge in its range.
+    people hadn't needed, F1 on 22 new people of the smile study fell from .95 to .82.
+
+    Margins are then fitted so that `COVERAGE` of a new person's found events have their edge in its range. Settings fit
+    the people whom they were chosen on better than others: so the choice is repeated without each person, and the edges
+    are those that the person's recordings have with the others' settings.
 
     Args:
         inner: Predictions by weights that never saw these people: recording_id, participant_id, start_s, end_s, column.
@@ -120,20 +130,26 @@ def tune_events(inner: pd.DataFrame, truth: EventTruth, *, column: str, samples_
     smilers, events = len({person for person, count in spans if count}), sum(count for _, count in spans)
     if not events:
         note = "no inner participant has an annotated event: nothing to choose the settings on"
-        return TunedEvents(EventSettings(), math.nan, math.nan, 0, 0, note)
-    tried = list(_scored_grid(recordings, people))
-    best = max(f1 for f1, _, _ in tried)
-    tied = [(settings, found) for f1, settings, found in tried if f1 >= best - 1e-9]
-    # As in `event_scores`, what was sampled every r seconds can't show an error below r: no setting gains by noise.
-    errors = [
-        max(round(_onset_error(recordings, found, people), 3), round(1.0 / samples_per_s, 3)) for _, found in tied
-    ]
-    chosen = min(
-        range(len(tied)), key=lambda index: (_in_intervals(errors[index], samples_per_s), _oddness(tied[index][0]))
+        return TunedEvents(EventSettings(), math.nan, math.nan, 0, 0, note=note)
+    grid = _Grid(recordings, people, samples_per_s)
+    everybody = np.ones(people, bool)
+    chosen = grid.best(everybody)
+    assert chosen is not None, "somebody has an annotated event"
+    others = [grid.best(everybody & (np.arange(people) != person)) for person in range(people)]
+    names = sorted(inner["participant_id"].unique())
+    margins = _cross_fitted_margins(
+        inner,
+        truth,
+        settings={
+            name: EventSettings() if found is None else grid.settings[found]
+            for name, found in zip(names, others, strict=True)
+        },
+        column=column,
     )
-    settings = _with_fitted_margins(inner, truth, settings=tied[chosen][0], column=column)
-    error_s = errors[chosen] if math.isfinite(errors[chosen]) else math.nan
-    return TunedEvents(settings, best, error_s, smilers, events)
+    settings = replace(grid.settings[chosen], onset_margin_s=margins.onset_s, offset_margin_s=margins.offset_s)
+    f1, error_s = float(np.nanmean(grid.f1[chosen])), grid.error_s(chosen, everybody)
+    error_s = error_s if math.isfinite(error_s) else math.nan
+    return TunedEvents(settings, f1, error_s, smilers, events, margins.participants, margins.coverage)
 
 
 def _inner_recordings(inner: pd.DataFrame, truth: EventTruth, *, column: str) -> list[_Inner]:
@@ -157,41 +173,84 @@ def _inner_recordings(inner: pd.DataFrame, truth: EventTruth, *, column: str) ->
     return recordings
 
 
-def _scored_grid(recordings: Sequence[_Inner], people: int) -> Iterator[tuple[float, EventSettings, list[Floats]]]:
-    """Yield F1, settings and the events of each recording."""
-    known: dict[tuple[int, bytes], list[tuple[Stretch, int]]] = {}
+class _Grid:
+    """Every combination of settings on every inner person, so that a choice without one of them costs next to nothing.
 
-    def hits_of(index: int, events: Floats) -> list[tuple[Stretch, int]]:
+    Attributes:
+        settings: The combinations (S).
+        f1: (S, P) of each person; NaN without an annotated event.
+    """
+
+    def __init__(self, recordings: Sequence[_Inner], people: int, samples_per_s: float) -> None:
+        self._recordings, self._people, self._samples_per_s = recordings, people, samples_per_s
         # Most settings give a recording the same events as others do.
+        self._hits: dict[tuple[int, bytes], list[tuple[Stretch, int]]] = {}
+        self._errors_s: dict[tuple[int, bytes], list[float]] = {}
+        self._medians_s: dict[int, Floats] = {}
+        tried = list(self._tried())
+        self.settings = [settings for settings, _, _ in tried]
+        self._found = [found for _, found, _ in tried]
+        self.f1 = np.array([f1 for _, _, f1 in tried])
+
+    def best(self, chosen_on: NDArray[np.bool_]) -> int | None:
+        """Return the number of the settings that are best for some of the people (P,); None where nobody has events."""
+        known = chosen_on & ~np.isnan(self.f1[0])
+        if not known.any():
+            return None
+        f1 = self.f1[:, known].mean(axis=1)
+        tied = np.flatnonzero(f1 >= f1.max() - 1e-9).tolist()
+
+        def order(index: int) -> tuple[float, tuple[float, ...]]:
+            return _in_intervals(self.error_s(index, known), self._samples_per_s), _oddness(self.settings[index])
+
+        return int(min(tied, key=order))
+
+    def error_s(self, index: int, people: NDArray[np.bool_]) -> float:
+        """Return the mean over people of the median distance of onsets, s; infinite where nothing was found."""
+        if index not in self._medians_s:
+            self._medians_s[index] = self._onset_medians(self._found[index])
+        medians_s = self._medians_s[index][people]
+        known = medians_s[~np.isnan(medians_s)]
+        # As in `event_scores`, what was sampled every r seconds can't show an error below r: no setting gains by noise.
+        least_s = round(1.0 / self._samples_per_s, 3)
+        return max(round(float(known.mean()), 3), least_s) if known.size else math.inf
+
+    def _tried(self) -> Iterator[tuple[EventSettings, list[Floats], Floats]]:
+        """Yield settings, the events of each recording, and the F1 of each person."""
+        for smoothing_s, (off, on) in product(SMOOTHINGS_S, THRESHOLDS):
+            base = EventSettings(on=on, off=off, smoothing_s=smoothing_s)
+            raw = [raw_events(each.seen.smoothed(smoothing_s), base) for each in self._recordings]
+            for gap_s, least_s in product(MERGE_GAPS_S, MIN_DURATIONS_S):
+                settings = replace(base, merge_gap_s=gap_s, min_duration_s=least_s)
+                found = [joined(events, settings) for events in raw]
+                judged = [pair for index, events in enumerate(found) for pair in self._judged(index, events)]
+                stretches, hits = [stretch for stretch, _ in judged], [count for _, count in judged]
+                yield settings, found, f1_per_participant(stretches, hits, self._people)
+
+    def _judged(self, index: int, events: Floats) -> list[tuple[Stretch, int]]:
         key = (index, events[:, :2].tobytes())
-        if key not in known:
-            stretches = recordings[index].judged(events)
-            known[key] = [(each, len(match_events(each.truth, each.predicted, iou=TUNING_IOU))) for each in stretches]
-        return known[key]
+        if key not in self._hits:
+            stretches = self._recordings[index].judged(events)
+            hits = [(each, len(match_events(each.truth, each.predicted, iou=TUNING_IOU))) for each in stretches]
+            self._hits[key] = hits
+        return self._hits[key]
 
-    for smoothing_s, (off, on) in product(SMOOTHINGS_S, THRESHOLDS):
-        base = EventSettings(on=on, off=off, smoothing_s=smoothing_s)
-        raw = [raw_events(each.seen.smoothed(smoothing_s), base) for each in recordings]
-        for gap_s, least_s in product(MERGE_GAPS_S, MIN_DURATIONS_S):
-            settings = replace(base, merge_gap_s=gap_s, min_duration_s=least_s)
-            found = [joined(events, settings) for events in raw]
-            judged = [pair for index, events in enumerate(found) for pair in hits_of(index, events)]
-            stretches, hits = [stretch for stretch, _ in judged], [count for _, count in judged]
-            yield float(np.nanmean(f1_per_participant(stretches, hits, people))), settings, found
+    def _onset_medians(self, found: Sequence[Floats]) -> Floats:
+        """Median distance of onsets per person (P,), s; NaN where none was found."""
+        own: list[list[float]] = [[] for _ in range(self._people)]
+        for index, events in enumerate(found):
+            own[self._recordings[index].participant] += self._onset_errors(index, events)
+        return np.array([np.median(errors_s) if errors_s else math.nan for errors_s in own])
 
-
-def _stretches(recordings: Sequence[_Inner], found: Sequence[Floats]) -> list[Stretch]:
-    return [stretch for each, events in zip(recordings, found, strict=True) for stretch in each.judged(events)]
-
-
-def _onset_error(recordings: Sequence[_Inner], found: Sequence[Floats], people: int) -> float:
-    """Mean over participants of the median distance of onsets, s; infinite where nothing was found."""
-    errors: list[list[float]] = [[] for _ in range(people)]
-    for each in _stretches(recordings, found):
-        pairs = match_events(each.truth, each.predicted, iou=TIMING_IOU)
-        errors[each.participant] += [abs(float(each.predicted[b, 0] - each.truth[a, 0])) for a, b in pairs]
-    medians = [float(np.median(own)) for own in errors if own]
-    return float(np.mean(medians)) if medians else math.inf
+    def _onset_errors(self, index: int, events: Floats) -> list[float]:
+        key = (index, events[:, :2].tobytes())
+        if key not in self._errors_s:
+            self._errors_s[key] = [
+                abs(float(each.predicted[b, 0] - each.truth[a, 0]))
+                for each in self._recordings[index].judged(events)
+                for a, b in match_events(each.truth, each.predicted, iou=TIMING_IOU)
+            ]
+        return self._errors_s[key]
 
 
 def _in_intervals(error_s: float, samples_per_s: float) -> float:
@@ -213,16 +272,15 @@ def _oddness(settings: EventSettings) -> tuple[float, ...]:
     return (round(sum(steps), 6), *parts)
 
 
-def _with_fitted_margins(
-    inner: pd.DataFrame, truth: EventTruth, *, settings: EventSettings, column: str
-) -> EventSettings:
-    edges = matched_edges(detect_events(inner, settings, column=column), truth)
-    margins = {}
-    for name in ("onset", "offset"):
-        columns = (f"true_{name}_s", f"{name}_low_s", f"{name}_high_s")
-        true, low, high = (edges[column].to_numpy(dtype=np.float64) for column in columns)
-        outside = np.maximum(low - true, true - high)
-        # Of fewer than 9 events the quantile would be infinite; the widest that was needed is the best guess.
-        rank = min(math.ceil((len(outside) + 1) * COVERAGE), len(outside))
-        margins[f"{name}_margin_s"] = max(math.ceil(1000 * np.sort(outside)[rank - 1]) / 1000, 0.0) if rank else 0.0
-    return replace(settings, **margins)
+def _cross_fitted_margins(
+    inner: pd.DataFrame, truth: EventTruth, *, settings: Mapping[str, EventSettings], column: str
+) -> EdgeMargins:
+    """Fit margins on the edges of people (participant_id) by the settings that were chosen without them."""
+    truth = truth.of(set(inner["recording_id"]))
+    person_of = inner.drop_duplicates("recording_id").set_index("recording_id")["participant_id"]
+    given = inner["participant_id"].map(settings)
+    parts = []
+    for own in dict.fromkeys(settings.values()):
+        edges = matched_edges(detect_events(inner[given == own], own, column=column), truth)
+        parts.append(edges.assign(participant_id=edges["recording_id"].map(person_of)))
+    return fit_margins(pd.concat(parts, ignore_index=True))

@@ -1,4 +1,4 @@
-"""A timeline as an ELAN file, for a person to correct: stretches of one predicted class are annotations."""
+"""A timeline as an ELAN file, for a person to correct: events are annotations, or else stretches of one class."""
 
 from __future__ import annotations
 
@@ -9,32 +9,72 @@ import pandas as pd
 
 from mien.annotations.elan_writer import write_elan
 from mien.core.labels import LabelScheme
+from mien.core.progress import say
 from mien.data.exports import PREDICTED_BY
 from mien.evaluation.events import events_from_samples
 from mien.predict.recording import counted
+from mien.predict.timeline_events import EVENT_DIGITS, TimelineEvents, why_no_events
 from mien.runtime.bundle import ModelSpec
 
 
-def write_elan_timeline(path: Path, timeline: pd.DataFrame, *, spec: ModelSpec, video: Path) -> None:
+def write_elan_timeline(
+    path: Path, timeline: pd.DataFrame, *, spec: ModelSpec, video: Path, events: TimelineEvents
+) -> None:
     """Write a timeline as an ELAN file.
 
-    A binary target is one tier with an annotation wherever it is predicted; a target of several classes is one tier
-    whose annotations name the class. Of several channels each has its tier; on that of a number the annotations are the
-    times at which it is above its own median in the recording. The annotator says which model predicted, so that a file
-    which comes back as it was isn't taken for a person's.
+    A target whose bundle has settings of events is one tier with the events that `<name>.events.csv` holds, from onset
+    to offset. Without them (`announce_elan` says so) an annotation is a stretch of one predicted class: of a binary
+    target where its probability is at least .5; a target of several classes is one tier whose annotations name the
+    class. Of several channels each has its tier; on that of a number the annotations are the times at which it is above
+    its own median in the recording. The annotator says which model predicted, so that a file which comes back as it was
+    isn't taken for a person's.
 
     Args:
         path: The `.eaf` file.
         timeline: As `predict_timeline` returns it.
         spec: The bundle's.
         video: What was predicted; named in the file.
+        events: Of this timeline, from `timeline_events`.
     """
     labels = spec.labels
     intervals = predicted_intervals(timeline, labels=labels)
+    tiers = _event_tiers(spec)
+    if tiers and events.table is not None:
+        own = events.table[events.table["label"].isin(tiers)].round(EVENT_DIGITS)
+        own = own.assign(label=own["label"].map(tiers))[["label", "onset_s", "offset_s", "confidence"]]
+        others = intervals[~intervals["label"].isin(tiers.values())]
+        intervals = pd.concat([own, others]).sort_values("onset_s", kind="stable", ignore_index=True)
+    elif tiers:
+        say(f"{path.name} holds stretches with a probability of .5 or more instead of events. {events.reason}")
     vocabularies = {labels.target: labels.classes} if labels.kind == "multiclass" else {}
     annotator = f"{PREDICTED_BY}{spec.label}"
-    tiers = [labels.view(name).target for name in labels.channels] or [labels.target]
-    write_elan(path, intervals, media=video, annotator=annotator, labels=tiers, vocabularies=vocabularies)
+    names = [labels.view(name).target for name in labels.channels] or [labels.target]
+    write_elan(path, intervals, media=video, annotator=annotator, labels=names, vocabularies=vocabularies)
+
+
+def announce_elan(spec: ModelSpec) -> None:
+    """Say once for all videos which tiers will hold stretches of one predicted class instead of events."""
+    tiers = _event_tiers(spec)
+    without = [name for name in spec.labels.output_names if name not in tiers]
+    if not without:
+        return
+    if spec.labels.kind == "binary" or spec.labels.kind == "multilabel":
+        what = f"stretches in which the probability of {', '.join(without)} is .5 or more"
+    elif spec.labels.kind == "continuous":
+        what = f"stretches in which {', '.join(without)} is above its median"
+    else:
+        what = f"stretches of the likeliest class of {spec.labels.target}"
+    say(f"ELAN files hold {what}, not events: the bundle has no settings for these.")
+
+
+def _event_tiers(spec: ModelSpec) -> dict[str, str]:
+    """Return the tier of each output whose events the bundle has settings for."""
+    if why_no_events(spec) is not None:
+        return {}
+    labels = spec.labels
+    names = labels.output_names
+    tiers = names if labels.channels else (labels.target,)
+    return {name: tier for name, tier in zip(names, tiers, strict=True) if name in spec.events}
 
 
 def predicted_intervals(timeline: pd.DataFrame, *, labels: LabelScheme) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 from mien.core.progress import say
 from mien.core.storage import write_csv
 from mien.evaluation.event_detection import EDGE_COLUMNS, EventSettings, detect_events
+from mien.evaluation.event_margins import COVERAGE
 from mien.evaluation.events import MIN_SAMPLES_PER_S, sampling_rate, why_too_few
 from mien.predict.recording import counted
 from mien.runtime.bundle import ModelSpec
@@ -53,7 +54,7 @@ def why_no_events(spec: ModelSpec) -> str | None:
 
 
 def announce_events(spec: ModelSpec) -> None:
-    """Say once for all videos what they should be known for: no events, or events by settings that nobody chose."""
+    """Say once for all videos that there are no events, or that their ranges promise less than `COVERAGE`."""
     reason = why_no_events(spec)
     if reason is not None:
         say(reason)
@@ -65,6 +66,20 @@ def announce_events(spec: ModelSpec) -> None:
             f"Events of {', '.join(untuned)} are made with the default settings, whose ranges promise no share: "
             "the bundle holds none that were chosen for it."
         )
+    for name, found in own.items():
+        inner = (found or {}).get("inner") or {}
+        if name in untuned or inner.get("edge_coverage") == COVERAGE:
+            continue
+        if "edge_coverage" not in inner:
+            say(
+                f"Ranges of the edges of {name} are those of an earlier mien, which held less often than in "
+                f"{100 * COVERAGE:.0f} % of events. Train the bundle again."
+            )
+        else:
+            say(
+                f"Ranges of the edges of {name} were fitted on {inner['edge_participants']} people: they promise "
+                f"{100 * inner['edge_coverage']:.0f} % of a new person's true edges, not {100 * COVERAGE:.0f} %."
+            )
 
 
 def timeline_events(timeline: pd.DataFrame, *, spec: ModelSpec) -> TimelineEvents:

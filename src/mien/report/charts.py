@@ -28,7 +28,7 @@ FONT_PX = 12.5
 
 # Placeholder -> (CSS variable, fallback). Series colours are Okabe and Ito's, told apart with any colour vision.
 INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
-SERIES_A, SERIES_B, FILL_A = "#0a0b04", "#0a0b05", "#0a0b06"
+SERIES_A, SERIES_B, FILL_A, PAPER = "#0a0b04", "#0a0b05", "#0a0b06", "#0a0b07"
 Span = tuple[float, float]
 THEME = {
     INK: ("--ink", "#1c2530"),
@@ -37,6 +37,7 @@ THEME = {
     SERIES_A: ("--series-a", "#0072b2"),
     SERIES_B: ("--series-b", "#d55e00"),
     FILL_A: ("--dot", "#56a5d6"),
+    PAPER: ("--surface", "#ffffff"),
 }
 
 
@@ -120,8 +121,12 @@ def reliability_chart(series: Sequence[tuple[bool, Sequence[Mapping[str, Any]]]]
 def coverage_chart(curve: Sequence[Mapping[str, Any]], *, name: str, title: str) -> str:
     """Draw the balanced accuracy of what is kept against the share that is kept.
 
+    Each interval is drawn at its own coverage: they are made one by one, of few people by rules that change from one
+    coverage to the next, so a band through their ends would show what nobody measured. A point that is a mean over
+    fewer people than others is hollow: who isn't in it may be why it differs.
+
     Args:
-        curve: Per coverage `kept` and `balanced_accuracy` (mean, low, high).
+        curve: Per coverage `kept` and `balanced_accuracy` (mean, low, high, n).
         name: Prefix of the ids in the SVG; unique on the page.
         title: What a screen reader says.
     """
@@ -129,9 +134,18 @@ def coverage_chart(curve: Sequence[Mapping[str, Any]], *, name: str, title: str)
     rows = sorted(curve, key=lambda row: _number(row["kept"]))
     kept = np.array([_number(row["kept"]) for row in rows])
     scores = [row["balanced_accuracy"] or {} for row in rows]
-    mean, low, high = (np.array([_number(score.get(key)) for score in scores]) for key in ("mean", "low", "high"))
-    axes.fill_between(kept, low, high, color=FILL_A, alpha=0.25, linewidth=0)
-    axes.plot(kept, mean, color=SERIES_A, linewidth=2.2, marker="o", markersize=5, clip_on=False)
+    mean, low, high, people = (
+        np.array([_number(score.get(key)) for score in scores]) for key in ("mean", "low", "high", "n")
+    )
+    known = ~np.isnan(low) & ~np.isnan(high)
+    axes.vlines(kept[known], low[known], high[known], color=FILL_A, linewidth=5, alpha=0.45)
+    axes.plot(kept, mean, color=SERIES_A, linewidth=2.2, clip_on=False)
+    fewer = people < np.nanmax([0.0, *people])
+    for some, inside in ((~fewer, SERIES_A), (fewer, PAPER)):
+        axes.plot(
+            kept[some], mean[some], marker="o", markersize=5, linestyle="", color=SERIES_A, markerfacecolor=inside,
+            markeredgewidth=1.5, clip_on=False,
+        )  # fmt: skip
     axes.set_xlim(0.45, 1.02)
     axes.set_ylim(min(0.5, float(np.nanmin([0.5, *low]))) - 0.02, 1.02)
     for axis, step in ((axes.xaxis, 0.1), (axes.yaxis, 0.1)):

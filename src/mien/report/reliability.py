@@ -69,7 +69,9 @@ def _abstention(label: str, abstention: Mapping[str, Any], *, index: int) -> dic
     )
     svg = Markup(charts.coverage_chart(curve, name=f"coverage{index}", title=title))
     coverages = [row["coverage"] for row in curve]
-    return Nullable({**abstention, "label": label, "svg": svg, "silenced": silenced, "coverages": coverages})
+    most = max((int((row["balanced_accuracy"] or {}).get("n") or 0) for row in curve), default=0)
+    shown = {"label": label, "svg": svg, "silenced": silenced, "coverages": coverages, "most_people": most}
+    return Nullable({**abstention, **shown})
 
 
 def _groups(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,22 +9,20 @@ import pandas as pd
 from mien.core.labels import LabelScheme
 from mien.core.progress import say
 from mien.data.dataset import Dataset
+from mien.evaluation.event_margins import COVERAGE, MIN_PEOPLE
 from mien.evaluation.event_truth import event_truth, why_no_truth
 from mien.evaluation.event_tuning import tune_events
 from mien.evaluation.events import sampling_rate, why_too_few
-from mien.training.model_fit import FittedModel
+from mien.training.inner_answers import InnerAnswers
 
 
-def tuned_events(
-    fitted: FittedModel, *, dataset: Dataset, scheme: LabelScheme, participants: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def tuned_events(inner: InnerAnswers, *, dataset: Dataset, scheme: LabelScheme) -> dict[str, dict[str, Any]]:
     """Choose the settings of every output that stands for something that begins and ends.
 
     Args:
-        fitted: The model.
+        inner: What the model says of its inner split.
         dataset: What it was fitted on.
         scheme: Its target; each channel of several has its own settings.
-        participants: Its inner split.
 
     Returns:
         By output what `TunedEvents.to_json` says; empty where it isn't sampled often enough or annotated as intervals.
@@ -38,15 +35,20 @@ def tuned_events(
     wanted = {name: targets[name] for name, reason in reasons.items() if reason is None}
     if not wanted:
         return {}
-    rows, logits = fitted.predict_inner(participants)
+    rows, logits = inner.get()
     columns = [f"prob_{name}" for name in scheme.output_names]
     probabilities = pd.DataFrame(scheme.probabilities(logits), columns=columns, index=rows.index)
-    inner = rows[["recording_id", "participant_id", "start_s", "end_s"]].join(probabilities)
+    answers = rows[["recording_id", "participant_id", "start_s", "end_s"]].join(probabilities)
     tuned = {
-        name: tune_events(inner, event_truth(dataset, target), column=f"prob_{name}", samples_per_s=rate)
+        name: tune_events(answers, event_truth(dataset, target), column=f"prob_{name}", samples_per_s=rate)
         for name, target in wanted.items()
     }
     for name, found in tuned.items():
         if found.note:
             say(f"Events of {name} keep the default settings: {found.note}.")
+        elif found.edge_coverage < COVERAGE:
+            say(
+                f"Ranges of the edges of {name} promise {100 * found.edge_coverage:.0f} %, not {100 * COVERAGE:.0f} %: "
+                f"events of {found.edge_participants} inner people were found, and {MIN_PEOPLE} are needed."
+            )
     return {name: found.to_json() for name, found in tuned.items()}

@@ -26,6 +26,7 @@ CARD = """# {label}
 | weights | {weights} |
 | licence of the weights | {licence} |
 | study | {study} |
+| licence of the data | {data_licence} |
 | participants | {participants} |
 | seed | {seed} |
 | ONNX against PyTorch | largest difference {parity:.2g} in a logit, {clips} clips |
@@ -74,6 +75,7 @@ def model_card(spec: ModelSpec, *, facts: dict[str, Any], parity: dict[str, Any]
         weights=model.get("weights_note") or model.get("weights_source") or "none",
         licence=spec.weights.get("licence") or "unknown",
         study=made_of.get("study", ""),
+        data_licence=made_of.get("data", {}).get("licence", NOT_STATED),
         participants=len(made_of.get("participants", ())),
         seed=made_of.get("seed"),
         parity=parity["max_abs_diff_logit"],
@@ -112,7 +114,11 @@ def _events(spec: ModelSpec) -> str:
     for name, own in spec.events.items():
         inner = own["inner"]
         chosen = inner["note"] or f"chosen on {inner['participants']} inner participants"
-        said.append(f"{name}: on at {own['on']:g}, off at {own['off']:g} ({chosen})")
+        edges = ""
+        if "edge_coverage" in inner:
+            people = inner["edge_participants"]
+            edges = f"; ranges of edges hold for {100 * inner['edge_coverage']:.0f} % (fitted on {people} people)"
+        said.append(f"{name}: on at {own['on']:g}, off at {own['off']:g} ({chosen}){edges}")
     return "; ".join(said)
 
 

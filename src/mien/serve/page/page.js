@@ -168,7 +168,10 @@ function draw() {
     picture.append(svg("text", { x: 2, y: y(value) + 4 }, Number(value.toFixed(2)).toString()));
   }
   const step = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600].find((each) => state.seconds / each <= state.width / 80) || 7200;
-  for (let at = 0; at <= state.seconds; at += step) picture.append(svg("text", { x: x(at), y: HEIGHT - 6 }, clock(at)));
+  for (let at = 0; at <= state.seconds; at += step) {
+    const anchor = x(at) > state.width - 40 ? "end" : "start";  // the last one isn't cut off
+    picture.append(svg("text", { x: anchor === "end" ? state.width - 2 : x(at), y: HEIGHT - 6, "text-anchor": anchor }, clock(at)));
+  }
   for (const row of state.timeline) {
     if (!row.abstained && columns.some((name) => row[name] !== null)) continue;
     picture.append(svg("rect", { class: "gap", x: x(row.start_s), y: TOP, width: x(row.end_s) - x(row.start_s), height: floor - TOP }));
