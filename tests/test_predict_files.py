@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import pandas as pd
@@ -16,6 +21,7 @@ from mien.core.errors import UserError
 from mien.core.storage import read_json
 from mien.predict.outputs import distinct_names
 from mien.predict.predictor import AllFailedError, predict_files
+from mien.predict.scratch import scratch_folder
 from mien.runtime.bundle import Bundle
 
 
@@ -166,6 +172,120 @@ class TestResume:
         assert "is kept" in capsys.readouterr().err
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pandas as pd
+import mien.predict.predictor as predictor
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where, bundle, out, *videos = sys.argv[1:]
+second = Path(videos[1]).stem
+if where == "page":
+    draw = predictor.timeline_page
+    predictor.timeline_page = lambda *a, title, **k: die() if title.startswith(second) else draw(*a, title=title, **k)
+else:
+    write = pd.DataFrame.to_csv
+    def half(table, path, **options):
+        if Path(path).name.startswith(f".{second}."):
+            Path(path).write_text("recording_id,start_s")
+            die()
+        return write(table, path, **options)
+    pd.DataFrame.to_csv = half
+predictor.predict_files(Path(bundle), videos=[Path(video) for video in videos], out=Path(out))
+"""
+
+
+@pytest.mark.parametrize("where", ["table", "page"])
+def test_a_killed_run_goes_on_with_what_is_not_done(bundle, probe_bundle, probe_video, tmp_path, where, capsys):
+    videos = [tmp_path / f"{name}.mp4" for name in ("a", "b", "c")]
+    for video in videos:
+        shutil.copyfile(probe_video, video)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-c", KILLED, where, str(probe_bundle), str(killed), *map(str, videos)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    assert sorted(path.name for path in killed.glob("*.predicted.json")) == ["a.predicted.json"]
+    if where == "table":
+        assert not (killed / "b.timeline.csv").exists(), "a table that is half written has another name"
+        assert [path for path in killed.iterdir() if path.name.startswith(".b.timeline")]
+    before = {path.name: path.stat().st_mtime_ns for path in killed.glob("a.*")}
+    capsys.readouterr()
+    results = predict_files(bundle, videos=videos, out=killed)
+    assert capsys.readouterr().err.count("there already") == 1
+    assert before == {path.name: path.stat().st_mtime_ns for path in killed.glob("a.*")}, "the first wasn't done again"
+    expected = predict_files(bundle, videos=videos, out=whole)
+    assert [item["frames"] for item in results] == [item["frames"] for item in expected] == [12] * 3
+    names = sorted(path.name for path in whole.iterdir())
+    assert sorted(path.name for path in killed.iterdir()) == names, "nothing of the killed run is left"
+    for name in names:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+class TestHostileNamesAndDisks:
+    def test_any_name_is_predicted_and_one_that_is_no_text_refused(self, bundle, probe_video, tmp_path):
+        names = ["-dash", "quote\"'", "new\nline", "漢字 é", "x" * 240]
+        if os.fsencode("\udcff") == b"\xff":
+            names.append("\udcff")
+        videos = [tmp_path / f"{name}.mp4" for name in names]
+        for video in videos:
+            shutil.copyfile(probe_video, video)
+        results = predict_files(bundle, videos=videos, out=tmp_path / "out")
+        refused = [item["error"] for item in results if "error" in item]
+        assert len(refused) == len(names) - 5 and all("isn't UTF-8" in text for text in refused)
+        assert all(
+            read_json(tmp_path / "out" / f"{name}.predicted.json")["result"]["frames"] == 12 for name in names[:4]
+        )
+        (long,) = (tmp_path / "out").glob("xxx*.timeline.csv")
+        assert len(long.name) < 240 and results[4]["timeline"] == str(long)
+        assert pd.read_csv(long)["recording_id"][0] == "x" * 240
+
+    def test_a_later_run_does_not_take_the_place_of_another_video(self, bundle, probe_video, tmp_path):
+        out = tmp_path / "out"
+        first, second = tmp_path / "a/v.mp4", tmp_path / "b/v.mp4"
+        for video in (first, second):
+            video.parent.mkdir()
+            shutil.copyfile(probe_video, video)
+        predict_files(bundle, videos=[first, second], out=out)
+        before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+        (again,) = predict_files(bundle, videos=[second], out=out)
+        assert again["timeline"] == str(out / "v-2.timeline.csv")
+        assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before, "both were done already"
+        first.unlink()  # a folder that was moved, or a video that was replaced, has its name back
+        (moved,) = predict_files(bundle, videos=[second], out=out)
+        assert moved["timeline"] == str(out / "v.timeline.csv")
+
+    def test_names_that_differ_in_case_are_told_apart(self):
+        names = distinct_names([Path("a/x.mp4"), Path("b/X.mp4"), Path("c/x.MP4")])
+        assert len({name.casefold() for name in names}) == 3
+
+    def test_a_full_disk_costs_one_video_and_is_said(self, bundle, probe_video, tmp_path, monkeypatch):
+        videos = [tmp_path / f"{name}.mp4" for name in ("a", "b")]
+        for video in videos:
+            shutil.copyfile(probe_video, video)
+        write = pd.DataFrame.to_parquet
+
+        def full(table, path, **options):
+            if ".b." in str(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return write(table, path, **options)
+
+        monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+        first, second = predict_files(bundle, videos=videos, out=tmp_path / "out")
+        assert first["frames"] == 12 and "No space left on device" in second["error"] and "TMPDIR" in second["error"]
+        assert sorted({path.name.split(".")[0] for path in (tmp_path / "out").iterdir()}) == ["a", "failures"]
+        monkeypatch.setattr(pd.DataFrame, "to_parquet", write)
+        assert predict_files(bundle, videos=videos, out=tmp_path / "out")[1]["frames"] == 12
+
+    def test_a_folder_that_cannot_be_written_to_is_said_first(self, bundle, probe_video, tmp_path, monkeypatch):
+        monkeypatch.setattr("mien.predict.predictor.predict_recording", lambda *_, **__: pytest.fail("too late"))
+        (tmp_path / "file").write_text("x")
+        for out in (tmp_path / "file", tmp_path / "file/below"):
+            with pytest.raises(UserError, match=r"is a file|can be written"):
+                predict_files(bundle, videos=[probe_video], out=out)
+
+
 def test_a_copy_never_has_the_place_of_the_video(bundle, probe_video, tmp_path):
     video = tmp_path / "v.mp4"
     shutil.copyfile(probe_video, video)
@@ -173,3 +293,35 @@ def test_a_copy_never_has_the_place_of_the_video(bundle, probe_video, tmp_path):
         predict_files(bundle, videos=[video], out=tmp_path, video=True)
     predict_files(bundle, videos=[video], out=tmp_path)
     assert video.read_bytes() == probe_video.read_bytes(), "what has the name of a result is the video itself"
+
+
+HOLDING = """
+import sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from mien.predict.scratch import scratch_folder
+with scratch_folder() as folder:
+    (folder / "crops.npy").write_bytes(b"a face")
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are kept there")
+def test_crops_of_a_killed_run_go_with_the_next_and_those_of_a_running_one_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    command = [sys.executable, "-c", HOLDING, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in processes] == [b"there\n"] * 2
+        (tmp_path / "mien-crops-of-somebody").mkdir()
+        with scratch_folder() as folder:
+            assert len(list(tmp_path.glob("mien-crops-*/crops.npy"))) == 2 and folder.is_dir()
+        processes[0].kill()
+        processes[0].wait()
+        with scratch_folder():
+            assert len(list(tmp_path.glob("mien-crops-*/crops.npy"))) == 1, "the killed one's are gone"
+        assert not folder.exists() and (tmp_path / "mien-crops-of-somebody").is_dir()
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

@@ -18,7 +18,7 @@ from mien.predict.predictor import predict_files, predict_timeline
 from mien.predict.recording import calibrated, counted
 from mien.predict.timeline_events import timeline_events
 from mien.predict.timeline_page import timeline_page
-from mien.predict.truth import agreement, agreement_lines
+from mien.predict.truth import add_truth, agreement, agreement_lines, annotations_of
 from mien.runtime.bundle import Bundle, ModelSpec
 from mien.runtime.seen_quality import seen_ranges, why_worse
 
@@ -152,6 +152,33 @@ class TestAbstention:
             assert (timeline_events(timeline, spec=spec).table is not None) is there
 
 
+class TestPage:
+    def timeline(self, bundle, *, starts, said):
+        spec = dataclasses.replace(bundle.spec, sampling=dataclasses.replace(bundle.spec.sampling, fps=10.0))
+        starts = np.asarray(starts, np.float64)
+        ends = np.minimum(np.append(starts[1:], np.inf), starts + 0.1)
+        table = pd.DataFrame({"recording_id": "r", "start_s": starts, "end_s": ends, "face_found": said})
+        return table.assign(prob_Smile=np.where(said, 0.9, np.nan), abstained=np.where(said, "", "no face")), spec
+
+    def test_the_time_of_frames_beside_the_instants_is_all_there(self, bundle):
+        """Of 24 frames per second ten are taken: 2 or 3 frames apart."""
+        frames = np.floor(np.arange(48) * 2.4 + 0.999).astype(int)
+        timeline, spec = self.timeline(bundle, starts=frames / 24, said=frames >= 48)
+        page = timeline_page(timeline, spec=spec, title="x", events=timeline_events(timeline, spec=spec))
+        assert "for 4.8 s (48 frames" in page and "no face: 2.0 s" in page
+        assert "A thin line there" not in page, "nothing is said where there is no face"
+
+    def test_missing_frames_are_nobodys_time(self, bundle):
+        timeline, spec = self.timeline(bundle, starts=[0.0, 0.1, 5.0, 5.1], said=np.array([True, True, True, False]))
+        page = timeline_page(timeline, spec=spec, title="x")
+        assert "for 0.4 s (4 frames" in page and "no face: 0.1 s" in page
+
+    def test_where_nothing_counts_no_event_can_be_found(self, bundle):
+        timeline, spec = self.timeline(bundle, starts=np.arange(20) / 10, said=np.zeros(20, bool))
+        page = timeline_page(timeline, spec=spec, title="x", events=timeline_events(timeline, spec=spec))
+        assert "None can be found: no sampled frame counts." in page and "None was found" not in page
+
+
 class TestTruth:
     @pytest.fixture
     def export(self, tmp_path):
@@ -234,3 +261,41 @@ class TestTruth:
         assert row["correlation"] == pytest.approx(1.0)
         (row,) = agreement(numbers.assign(truth_Smile=1.0), labels=scheme("continuous", ("Smile",)))
         assert row["correlation"] is None and "undefined" in agreement_lines([row])[0]
+
+
+class TestRatings:
+    """What a tool rated at every frame, beside a number that is predicted."""
+
+    @pytest.fixture
+    def openface(self, tmp_path):
+        times = np.arange(180) / 30
+        table = pd.DataFrame({"frame": np.arange(180) + 1, " timestamp": times, " confidence": 0.98, " success": 1})
+        table[" AU04_r"], table[" AU04_c"] = np.where(times < 3, 1.0, 4.0), (times >= 3).astype(int)
+        path = tmp_path / "clip_7.csv"
+        table.to_csv(path, index=False)
+        return path
+
+    def timeline(self):
+        starts = np.arange(12) / 2
+        return pd.DataFrame({"start_s": starts, "end_s": starts + 0.5, "face_found": True})
+
+    def test_a_bare_export_of_openface_gives_numbers_and_presence(self, openface, tmp_path):
+        tables = annotations_of(openface, video=tmp_path / "clip_7.mp4")
+        numbers = LabelScheme("Brow Furrow (rated)", "continuous", ("Brow Furrow (rated)",), "tool:OpenFace")
+        truth = add_truth(self.timeline(), tables, labels=numbers)["truth_Brow Furrow (rated)"]
+        np.testing.assert_allclose(truth, [1.0] * 6 + [4.0] * 6, atol=0.1)
+        presence = LabelScheme("Brow Furrow", "binary", ("not Brow Furrow", "Brow Furrow"), "tool:OpenFace")
+        assert (
+            add_truth(self.timeline(), tables, labels=presence)["truth_Brow Furrow"].tolist() == [0.0] * 6 + [1.0] * 6
+        )
+
+    def test_of_several_videos_it_is_the_one_that_it_is_named_after(self, openface, tmp_path):
+        assert annotations_of(openface, video=tmp_path / "Clip 7.mp4", is_alone=False).rated
+        with pytest.raises(UserError, match="doesn't say which"):
+            annotations_of(openface, video=tmp_path / "clip_8.mp4", is_alone=False)
+
+    def test_what_is_not_rated_is_named_with_what_is(self, openface, tmp_path):
+        tables = annotations_of(openface, video=tmp_path / "clip_7.mp4")
+        numbers = LabelScheme("Smile", "continuous", ("Smile",), "tool:OpenFace")
+        with pytest.raises(UserError, match=r"Brow Furrow \(rated\)"):
+            add_truth(self.timeline(), tables, labels=numbers)

@@ -108,6 +108,16 @@ def read_signals(folder: Path) -> SignalTable | None:
     )
 
 
+def signals_of(source: SignalSource) -> list[Signal]:
+    """Return the signals that a source names, on the recording's clock.
+
+    Raises:
+        UserError: The export can't be read.
+        MediaError: The recording's frames are needed and can't be decoded.
+    """
+    return _shifted(_read(source.path, source.media), source)
+
+
 def _read(path: Path, media: Path | None) -> Export:
     return read_export(path) if media is None else read_with_frames(path, media=media)
 

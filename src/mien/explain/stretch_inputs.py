@@ -65,7 +65,8 @@ def recording_stretch(bundle: Bundle, source: Path, *, count: int, signals: Path
     pts_s, features = _seen(bundle, source)
     end_s = float(sample_ends(pts_s, fps=fps)[-1]) if len(pts_s) else 0.0
     beside = read_beside(bundle, source, end_s=end_s, signals=signals)
-    view = _view(bundle, pts_s=pts_s, features=features, audio=beside.audio, signals=beside.signals)
+    audio = None if beside.sound is None else beside.sound.whole()
+    view = _view(bundle, pts_s=pts_s, features=features, audio=audio, signals=beside.signals)
     found = _stretch(bundle, view, recording_id=source.stem, participant_id=source.stem, count=count)
     if found is None:
         raise UserError(f"{source.name} has no moment from which {bundle.spec.label} predicts anything.")

@@ -1,25 +1,28 @@
-"""One ONNX of all that a bundle computes: pixels, personal baseline, head, probabilities."""
+"""One ONNX of all that a bundle computes: pixels or sound, personal baseline, head, probabilities."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from onnx import ModelProto, TensorProto, checker, compose, helper, load, numpy_helper, version_converter
+from onnx import ModelProto, TensorProto, checker, helper, load, numpy_helper
 
 from mien.core.errors import UserError
 from mien.core.labels import LabelScheme
-from mien.runtime.baseline import PersonalBaseline
-from mien.runtime.bundle import Bundle
+from mien.evaluation.calibration import Calibration
+from mien.export.baseline_part import FEATURES, PERSONAL, TIMES, baseline_part, batch_rule
+from mien.export.hog_part import PIXELS, hog_part
+from mien.export.onnx_parts import FLAT, at_shared_opset, floats, join_parts, make_part
+from mien.export.sound_part import SOUND, logmel_part, normalising_part
+from mien.runtime.bundle import SOUND_FILE, Bundle
 from mien.runtime.encoders import EncoderSpec
+from mien.runtime.sound_encoders import SoundSpec
 
-OPSET = 18
-IR_VERSION = 10
-PIXELS, FEATURES, LOGITS, PROBABILITIES = "pixels", "features", "logits", "probabilities"
+LOGITS, PROBABILITIES, CALIBRATED = "logits", "probabilities", "calibrated"
+LOGMEL = "logmel"
 
-Start = Literal["pixels", "features", "windows"]
+Start = Literal["pixels", "sound", "windows"]
 
 
 @dataclass(frozen=True)
@@ -27,73 +30,105 @@ class SingleGraph:
     """A bundle as one graph.
 
     Attributes:
-        model: The graph, with the outputs `logits` (N, K) and, unless the target is of numbers, `probabilities`.
-        start: What it takes: `pixels` (N, S, S, 3) uint8 RGB, the crop as the encoder sees it; `features` (N, D) where
-            the encoder isn't an ONNX; `windows` for a sequence network (see `bundle.json`, `windows`).
+        model: The graph, with the outputs `logits` (N, K), unless the target is of numbers `probabilities`, and where
+            all outputs of the bundle are calibrated `calibrated`, all (N, K).
+        start: What it takes: `pixels` (N, S, S, 3) uint8 RGB, the crop as the encoder sees it; `sound` (N, S), the
+            window as the encoder of sound hears it; `windows` for a sequence network (see `bundle.json`, `windows`).
+            The first two come with `pts_s` (N,) where the baseline needs it.
         takes: The same in words, with the size, and what one batch has to be.
+        one_by_one: Whether a batch is one row.
     """
 
     model: ModelProto
     start: Start
     takes: str
+    one_by_one: bool = False
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether the graph is given the time of each row."""
+        return TIMES in [item.name for item in self.model.graph.input]
 
 
 def single_graph(bundle: Bundle) -> SingleGraph:
     """Join encoder, personal baseline and head of a bundle.
 
-    The baselines `recording` and `running` are computed within the batch, which then has to hold the face frames of one
-    recording in order of time.
+    The personal baselines are computed within the batch, which then has to hold all of one recording.
 
     Raises:
-        UserError: The personal baseline needs times (`first:S`, `segment:NAME`), which no picture holds, or the
-            encoder's ONNX is of a version that can't be joined.
+        UserError: The personal baseline is over a named segment; what the model hears is made by openSMILE, or by a
+            speech network under a personal baseline; or the encoder's ONNX is of a version that can't be joined.
     """
     spec = bundle.spec
-    head = _at_opset(load(str(bundle.path / "head.onnx")), what="head.onnx")
-    ending = _ending(head, labels=spec.labels)
+    head = at_shared_opset(load(str(bundle.path / "head.onnx")), what="head.onnx")
+    width = int(head.graph.input[0].type.tensor_type.shape.dim[-1].dim_value)
+    ending = _ending(head, labels=spec.labels, calibration=spec.calibration)
     if bundle.sequence_head is not None:
-        names = ", ".join(bundle.sequence_head.windows.input_names)
-        return SingleGraph(ending, "windows", f"windows as bundle.json says ({names}); features minus the baseline")
+        return SingleGraph(ending, "windows", _windows_in_words(bundle))
     if not bundle.needs_pictures:
-        raise UserError(
-            f"{spec.label} listens, and what it makes of sound ({spec.sound.name if spec.sound else 'its features'}) "
-            "isn't part of one graph. Use the bundle itself."
-        )
-    if bundle.baseline.kind not in ("none", "recording", "running"):
-        raise UserError(
-            f"The personal baseline {bundle.baseline} needs to know when each picture was taken, so it can't be part "
-            "of one ONNX. Export a model with the baseline none, recording or running, or use the bundle itself."
-        )
-    width = _width(head)
-    joined = _joined(_baseline(bundle.baseline, width=width), ending, names=[(FEATURES, FEATURES)])
-    batch = "any batch" if bundle.baseline.kind == "none" else "a batch is the face frames of ONE recording, by time"
+        assert spec.sound is not None, "a model of one moment looks, or it listens"
+        return _listening(bundle, spec.sound, ending=ending, width=width)
+    rule = batch_rule(bundle.baseline, rows="the frames with a face")
+    joined = join_parts(baseline_part(bundle.baseline, width=width), ending, names=[(PERSONAL, FEATURES)])
+    assert spec.encoder is not None, "a model of one moment that looks has an encoder"
     encoder = bundle.path / "encoder.onnx"
-    if not encoder.is_file() or spec.encoder is None:
-        return SingleGraph(joined, "features", f"raw (N, {width}): features of {spec.builtin_encoder}; {batch}")
-    pixels = _joined(
-        _prelude(spec.encoder),
-        _flat(_at_opset(load(str(encoder)), what="encoder.onnx"), spec=spec.encoder),
-        names=[("normalised", spec.encoder.input_name)],
-    )
-    whole = _joined(pixels, joined, names=[("flat", "raw")])
+    if encoder.is_file():
+        looks = join_parts(
+            _pixels_part(spec.encoder),
+            _flat(at_shared_opset(load(str(encoder)), what="encoder.onnx"), output=spec.encoder.output_name),
+            names=[("normalised", spec.encoder.input_name)],
+        )
+    else:
+        assert spec.builtin_encoder == "hog", "the one built-in encoder of pictures"
+        looks = hog_part()
+    whole = join_parts(looks, joined, names=[(FLAT, FEATURES)])
     checker.check_model(whole)
     size = spec.encoder.size_px
-    return SingleGraph(whole, "pixels", f"pixels (N, {size}, {size}, 3) uint8 RGB, cut as bundle.json says; {batch}")
+    return SingleGraph(whole, "pixels", f"pixels (N, {size}, {size}, 3) uint8 RGB, cut as bundle.json says; {rule}")
 
 
-def _model(name: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], **constants: Any) -> ModelProto:
-    tensors = [numpy_helper.from_array(np.asarray(value), name=key) for key, value in constants.items()]
-    graph = helper.make_graph(nodes, name, inputs, outputs, tensors)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="mien"
-    )
+def _listening(bundle: Bundle, sound: SoundSpec, *, ending: ModelProto, width: int) -> SingleGraph:
+    """Join what listens: the built-in statistics of the spectrogram, or a speech network, one window at a time."""
+    window = f"windows of {sound.window_s:g} s (of a shorter recording all of it) at 16 kHz, -1 to 1"
+    network = bundle.path / SOUND_FILE
+    if not network.is_file():
+        if sound.name != LOGMEL:
+            raise UserError(
+                f"{bundle.spec.label} listens to {sound.name}, which openSMILE computes and no ONNX can. Use the "
+                "bundle itself, or export a model of linear_probe@logmel."
+            )
+        hears = logmel_part()
+        joined = join_parts(baseline_part(bundle.baseline, width=width), ending, names=[(PERSONAL, FEATURES)])
+        whole = join_parts(hears, joined, names=[(FLAT, FEATURES)])
+        rule = batch_rule(bundle.baseline, rows="the moments that can be heard")
+        return SingleGraph(whole, "sound", f"sound (N, S): {window}; {rule}")
+    if bundle.baseline.kind != "none":
+        raise UserError(
+            f"{bundle.spec.label} listens through a speech network, whose ONNX takes one window at a time, while the "
+            f"personal baseline {bundle.baseline} needs all of a recording at once. Use the bundle itself, or export a "
+            "model without a baseline."
+        )
+    speech = _flat(at_shared_opset(load(str(network)), what=SOUND_FILE), output=FEATURES)
+    if sound.normalise:
+        hears = join_parts(normalising_part(), speech, names=[("normalised", "samples")])
+    else:
+        renamed = make_part("sound", [helper.make_node("Identity", [SOUND], ["kept"])],
+                            [floats(SOUND, 1, "samples")], [floats("kept", 1, "samples")])  # fmt: skip
+        hears = join_parts(renamed, speech, names=[("kept", "samples")])
+    whole = join_parts(hears, ending, names=[(FLAT, FEATURES)])
+    return SingleGraph(whole, "sound", f"sound (1, S): ONE of the {window}", one_by_one=True)
 
 
-def _floats(name: str, *shape: str | int) -> Any:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+def _windows_in_words(bundle: Bundle) -> str:
+    assert bundle.sequence_head is not None
+    spec = bundle.spec
+    names = ", ".join(bundle.sequence_head.windows.input_names)
+    heard = "" if spec.sound is None else f"; audio is {spec.sound.name}'s features, step by step"
+    subtracted = "" if bundle.baseline.kind == "none" else f"; features minus the baseline {bundle.baseline}"
+    return f"windows as bundle.json says ({names}){heard}{subtracted}"
 
 
-def _prelude(spec: EncoderSpec) -> ModelProto:
+def _pixels_part(spec: EncoderSpec) -> ModelProto:
     """Build `normalise_pixels` as a graph."""
     size = spec.size_px
     pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["batch", size, size, 3])
@@ -112,116 +147,52 @@ def _prelude(spec: EncoderSpec) -> ModelProto:
     nodes.append(helper.make_node(kind[0], ["divided"], ["normalised"], **kind[1]))
     shape = ("batch", 3, size, size) if channels_first else ("batch", size, size, 3)
     order = {"order": np.array([2, 1, 0], np.int64)} if spec.channels == "BGR" else {}
-    return _model(
-        "normalise", nodes, [pixels], [_floats("normalised", *shape)], **order,
+    return make_part(
+        "normalise", nodes, [pixels], [floats("normalised", *shape)], **order,
         scale=np.float32(spec.scale), mean=np.asarray(spec.mean, np.float32), std=np.asarray(spec.std, np.float32),
     )  # fmt: skip
 
 
-def _flat(model: ModelProto, *, spec: EncoderSpec) -> ModelProto:
-    """Let an encoder end in `flat` (N, D), whatever the shape of its features, and in nothing else."""
+def _flat(model: ModelProto, *, output: str) -> ModelProto:
+    """Let an encoder end in `FLAT` (N, D), whatever the shape of its features, and in nothing else."""
     graph = model.graph
-    graph.node.append(helper.make_node("Flatten", [spec.output_name], ["flat"], axis=1))
+    graph.node.append(helper.make_node("Flatten", [output], [FLAT], axis=1))
     del graph.output[:]
-    graph.output.append(_floats("flat", "batch", "width"))
+    graph.output.append(floats(FLAT, "batch", "width"))
     return model
 
 
-def _baseline(baseline: PersonalBaseline, *, width: int) -> ModelProto:
-    """Build the personal baseline within a batch: `raw` (N, D) to `features` (N, D)."""
-    if baseline.kind == "none":
-        nodes = [helper.make_node("Identity", ["raw"], [FEATURES])]
-        constants: dict[str, Any] = {}
-    elif baseline.kind == "recording":
-        nodes = [
-            helper.make_node("ReduceMean", ["raw", "first_axis"], ["own"], keepdims=1),
-            helper.make_node("Sub", ["raw", "own"], [FEATURES]),
-        ]
-        constants = {"first_axis": np.array([0], np.int64)}
-    else:  # running: the mean of all frames so far, this one included
-        nodes = [
-            helper.make_node("CumSum", ["raw", "axis"], ["sums"]),
-            helper.make_node("Slice", ["raw", "from", "to", "columns"], ["column"]),
-            helper.make_node("Mul", ["column", "none"], ["zeros"]),
-            helper.make_node("Add", ["zeros", "one"], ["ones"]),
-            helper.make_node("CumSum", ["ones", "axis"], ["counts"]),
-            helper.make_node("Div", ["sums", "counts"], ["own"]),
-            helper.make_node("Sub", ["raw", "own"], [FEATURES]),
-        ]
-        constants = {
-            "axis": np.array(0, np.int64), "from": np.array([0], np.int64), "to": np.array([1], np.int64),
-            "columns": np.array([1], np.int64), "none": np.float32(0), "one": np.float32(1),
-        }  # fmt: skip
-    return _model("baseline", nodes, [_floats("raw", "batch", width)], [_floats(FEATURES, "batch", width)], **constants)
-
-
-def _ending(head: ModelProto, *, labels: LabelScheme) -> ModelProto:
-    """Let a head end in `logits` and `probabilities`; numbers have none."""
+def _ending(head: ModelProto, *, labels: LabelScheme, calibration: dict[str, dict[str, Any]]) -> ModelProto:
+    """Let a head end in `logits`, `probabilities` and, where all is calibrated, `calibrated`; numbers have none."""
     if labels.kind == "continuous":
         return head
+    graph = head.graph
     kind = ("Softmax", {"axis": 1}) if labels.kind == "multiclass" else ("Sigmoid", {})
-    head.graph.node.append(helper.make_node(kind[0], [LOGITS], [PROBABILITIES], **kind[1]))
-    head.graph.output.append(_floats(PROBABILITIES, "batch", labels.num_outputs))
+    graph.node.append(helper.make_node(kind[0], [LOGITS], [PROBABILITIES], **kind[1]))
+    graph.output.append(floats(PROBABILITIES, "batch", labels.num_outputs))
+    maps = _calibrations(labels, calibration)
+    if maps is not None:
+        slopes, intercepts = maps
+        graph.initializer.extend(
+            numpy_helper.from_array(values.astype(np.float32), name=name)
+            for name, values in (("calibration_slope", slopes), ("calibration_intercept", intercepts))
+        )
+        graph.node.extend(
+            [
+                helper.make_node("Mul", [LOGITS, "calibration_slope"], ["steep_logits"]),
+                helper.make_node("Add", ["steep_logits", "calibration_intercept"], ["moved_logits"]),
+                helper.make_node(kind[0], ["moved_logits"], [CALIBRATED], **kind[1]),
+            ]
+        )
+        graph.output.append(floats(CALIBRATED, "batch", labels.num_outputs))
     return head
 
 
-def _joined(first: ModelProto, second: ModelProto, *, names: list[tuple[str, str]]) -> ModelProto:
-    """Join two graphs; their inner names get a prefix, inputs and outputs of the whole keep theirs."""
-    whole = compose.merge_models(
-        first, second, io_map=names, prefix1="a_", prefix2="b_",
-        producer_name="mien",
-    )  # fmt: skip
-    joints = {"a_": {old for old, _ in names}, "b_": {new for _, new in names}}
-    back = {
-        f"{prefix}{item.name}": item.name
-        for prefix, graph in (("a_", first.graph), ("b_", second.graph))
-        for item in (*graph.input, *graph.output)
-        if item.name not in joints[prefix]
-    }
-    for node in whole.graph.node:
-        node.input[:] = [back.get(name, name) for name in node.input]
-        node.output[:] = [back.get(name, name) for name in node.output]
-    for item in (*whole.graph.input, *whole.graph.output):
-        item.name = back.get(item.name, item.name)
-    return _declared(whole)
-
-
-def _declared(model: ModelProto) -> ModelProto:
-    """Let a model import the operator sets that it uses, each once: joining leaves repetitions."""
-    versions = {item.domain: item.version for item in model.opset_import}
-    used = {node.domain for node in model.graph.node} | {""}
-    del model.opset_import[:]
-    model.opset_import.extend(helper.make_opsetid(domain, versions[domain]) for domain in sorted(used))
-    return model
-
-
-def _at_opset(model: ModelProto, *, what: str) -> ModelProto:
-    """Return a model at the opset and IR version that all parts share."""
-    versions = {item.domain: item.version for item in model.opset_import}
-    if versions.get("", 0) != OPSET:
-        try:
-            model = version_converter.convert_version(model, OPSET)
-        except Exception as error:  # the converter raises untyped errors
-            raise UserError(
-                f"{what} is of ONNX opset {versions.get('')}, which can't be turned into {OPSET} "
-                f"({str(error).splitlines()[0]}). Save the backbone with opset {OPSET} and train the bundle again."
-            ) from error
-    del model.opset_import[:]
-    model.opset_import.extend(
-        helper.make_opsetid(d, OPSET if d == "" else v) for d, v in {**versions, "": OPSET}.items()
-    )
-    model.ir_version = IR_VERSION
-    del model.graph.value_info[:]
-    return model
-
-
-def _width(head: ModelProto) -> int:
-    return int(head.graph.input[0].type.tensor_type.shape.dim[1].dim_value)
-
-
-def save_model(model: ModelProto, path: Path) -> None:
-    """Write a graph, checked."""
-    from onnx import save
-
-    checker.check_model(model)
-    save(model, str(path))
+def _calibrations(labels: LabelScheme, stored: dict[str, dict[str, Any]]) -> tuple[Any, Any] | None:
+    """Return slopes and intercepts (K,) of all outputs; None where any output has no calibration."""
+    outputs = (labels.target,) if labels.kind == "multiclass" else labels.output_names
+    maps = [Calibration.from_json(stored[name]) for name in outputs if name in stored]
+    if len(maps) < len(outputs) or any(one.note for one in maps):
+        return None
+    slopes = [one.slope for one in maps for _ in one.intercepts]
+    return np.array(slopes), np.array([value for one in maps for value in one.intercepts])

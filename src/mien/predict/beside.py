@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from mien.annotations.formats import read_export
 from mien.core.errors import UserError
 from mien.core.progress import say
-from mien.core.types import Audio
 from mien.data.dataset import num_moments
-from mien.media.audio import read_audio
+from mien.media.audio import stream_audio
 from mien.media.container import has_audio, has_video
 from mien.media.signals import SignalTable, resample
 from mien.media.video import DecodeLog, sample_frames
 from mien.runtime.bundle import Bundle
+from mien.runtime.stored_rows import StoredFeatures
+from mien.runtime.stored_sound import StoredSound
+
+SOUND_END = "the sound ends"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SeenFrames:
     Attributes:
         pts_s: (F,) times, s.
         face_found: (F,) whether a face was found.
-        features: (F, D), NaN where there is none; D is 0 where nobody looks, or where `logits` are there already.
+        features: Of the frames; None where nobody looks, or where `logits` are there already.
         faces: `data.pictures.FRAME_COLUMNS` and `QUALITY_COLUMNS` of the participant's face, F rows; None where nobody
             looks.
         logits: (F, num_outputs), NaN where there is none, of a model that takes each frame by itself; else None.
@@ -38,7 +41,7 @@ class SeenFrames:
 
     pts_s: NDArray[np.float64]
     face_found: NDArray[np.bool_]
-    features: NDArray[np.float32]
+    features: StoredFeatures | None = None
     faces: pd.DataFrame | None = None
     logits: NDArray[np.float64] | None = None
     damage: str = ""
@@ -46,10 +49,17 @@ class SeenFrames:
 
 @dataclass(frozen=True)
 class Beside:
-    """Sound and signals of a recording, None where there are none or the model doesn't use them."""
+    """What a recording brings beside its pictures.
 
-    audio: Audio | None
+    Attributes:
+        sound: None where there is none, or the model doesn't listen.
+        signals: The same of sensors.
+        damage: What was lost of the sound; empty where nothing was.
+    """
+
+    sound: StoredSound | None
     signals: SignalTable | None
+    damage: str = ""
 
 
 def sampled_times(path: Path, *, fps: float) -> SeenFrames:
@@ -68,13 +78,14 @@ def sampled_times(path: Path, *, fps: float) -> SeenFrames:
         pts_s = np.array([frame.pts_s for frame in sample_frames(path, fps=fps, threads=1, log=log)], np.float64)
         damage = log.describe_loss()
     else:
-        damage = ""
-        audio = read_audio(path)
-        end_s = 0.0 if audio is None else len(audio.samples) / audio.rate_hz
-        count = num_moments(end_s, fps=fps) if end_s else 0
-        pts_s = (0.0 if audio is None else audio.start_s) + np.arange(count) / fps
-    features = np.empty((len(pts_s), 0), np.float32)
-    return SeenFrames(pts_s, np.zeros(len(pts_s), bool), features, damage=damage)
+        damage = ""  # of the sound, which `read_beside` reports
+        start_s = end_s = 0.0
+        for number, block in enumerate(stream_audio(path)):
+            start_s = start_s if number else block.start_s
+            end_s = block.start_s + len(block.samples) / block.rate_hz
+        count = num_moments(end_s - start_s, fps=fps) if end_s > start_s else 0
+        pts_s = start_s + np.arange(count) / fps
+    return SeenFrames(pts_s, np.zeros(len(pts_s), bool), damage=damage)
 
 
 def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | None) -> Beside:
@@ -94,7 +105,8 @@ def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | Non
     if windows is None and not bundle.needs_sound:
         return Beside(None, None)
     rate_hz = bundle.spec.sampling.audio_rate_hz if windows is None else windows.audio_rate_hz
-    audio = read_audio(path, rate_hz=rate_hz) if bundle.needs_sound and has_audio(path) else None
+    log = DecodeLog()
+    sound = StoredSound.of(path, rate_hz=rate_hz, log=log) if bundle.needs_sound and has_audio(path) else None
     table = None
     if bundle.needs_signals and signals is not None:
         assert windows is not None, "a model of signals looks at windows of them"
@@ -105,7 +117,7 @@ def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | Non
                 f"({', '.join(windows.signal_names)}); it has {', '.join(table.names) or 'none'}."
             )
     lacking = []
-    if bundle.needs_sound and audio is None:
+    if bundle.needs_sound and sound is None:
         lacking.append("sound")
     if bundle.needs_signals and table is None:
         lacking.append("signals (--signals names a sensor export)")
@@ -113,4 +125,4 @@ def read_beside(bundle: Bundle, path: Path, *, end_s: float, signals: Path | Non
         raise UserError(f"{path.name}: {bundle.spec.label} needs {' and '.join(lacking)}, and there are none.")
     if lacking:
         say(f"{path.name}: no {' and no '.join(lacking)}; the model goes on without.")
-    return Beside(audio, table)
+    return Beside(sound, table, log.describe_loss(last=SOUND_END))

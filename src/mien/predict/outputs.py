@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -26,6 +27,9 @@ SUFFIXES = {
     "annotated": ".mp4",
 }
 """How the files end that a result names, by its key."""
+
+MAX_NAME_BYTES = 200
+"""Of a result's name without its ending: disks allow 255 with it, and with what a temporary file's name adds."""
 
 USERS_OWN = frozenset({"elan", "annotated"})
 """Files that may be a person's own: an ELAN file that was corrected, a video that lies where results go."""
@@ -104,24 +108,81 @@ def find_jobs(given: Sequence[Path], *, out: Path, signals: Sequence[Path], bund
     if signals and len(signals) != len(videos):
         raise UserError(f"Got {len(signals)} sensor exports for {len(videos)} videos. Give one --signals per video.")
     exports: list[Path | None] = [*signals] or [None] * len(videos)
-    names = distinct_names(videos)
+    names = distinct_names(videos, out=out)
     alone = len(videos) == 1
     return [Job(video, name, out, export, alone) for video, name, export in zip(videos, names, exports, strict=True)]
 
 
-def distinct_names(videos: Sequence[Path]) -> list[str]:
+def distinct_names(videos: Sequence[Path], *, out: Path | None = None) -> list[str]:
     """Name results after the videos; files of the same name in different folders get a number.
 
-    >>> distinct_names([Path("a/x.mp4"), Path("b/x.mp4")])
-    ['x', 'x-2']
+    Names that differ in case only count as the same: on some disks they are. A name whose results are of another file,
+    which is still there, is taken, so that a later run with less or more videos neither replaces nor mixes them up.
+
+    Args:
+        videos: The videos.
+        out: Folder of the results, where there may be some.
+
+    >>> distinct_names([Path("a/x.mp4"), Path("b/x.mp4"), Path("c/X.mp4")])
+    ['x', 'x-2', 'X-3']
     """
     names: list[str] = []
+    taken: set[str] = set()
     for video in videos:
-        name, number = video.stem, 2
-        while name in names:
-            name, number = f"{video.stem}-{number}", number + 1
+        stem = _short_stem(video)
+        name, number = stem, 2
+        while name.casefold() in taken or (out is not None and _is_of_another(out / f"{name}{STAMP}", video=video)):
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _is_of_another(stamp: Path, *, video: Path) -> bool:
+    """Return whether results are those of another file than a video, one that is still there."""
+    there = _read_json(stamp)
+    path = None if there is None else there.get("path")
+    return isinstance(path, str) and Path(path) != video.resolve() and Path(path).is_file()
+
+
+def _short_stem(video: Path) -> str:
+    """Return a file's stem: a long one's end is replaced by a digest of it, what isn't UTF-8 by question marks."""
+    stem = shown(video.stem)
+    if len(stem.encode()) <= MAX_NAME_BYTES:
+        return stem
+    digest = digest_of(stem, length=8)
+    return f"{stem.encode()[: MAX_NAME_BYTES - len(digest) - 1].decode(errors='ignore')}-{digest}"
+
+
+def shown(path: Path | str) -> str:
+    """Return a path as it can be written: bytes of it that aren't UTF-8 as question marks."""
+    return str(path).encode(errors="replace").decode()
+
+
+def check_name(video: Path) -> None:
+    """Refuse a video whose name no table or page could hold.
+
+    Raises:
+        UserError: Its name isn't UTF-8.
+    """
+    if shown(video) != str(video):
+        raise UserError(f"The name of {shown(video)} isn't UTF-8. Rename the file (or its folder).")
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a folder that can't be written to before hours of video are predicted; it is made where it isn't there.
+
+    Raises:
+        UserError: It is a file, or can't be made or written to.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file. Give a folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"Nothing can be written to --out {out}: {error.strerror}. Give another folder.") from error
 
 
 def check_copies(jobs: Sequence[Job]) -> None:
@@ -175,7 +236,7 @@ def finished_result(job: Job, *, identity: Mapping[str, Any]) -> dict[str, Any] 
 def result_of(job: Job, *, facts: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """Return what `predict_files` returns for a video."""
     places = {key: str(job.path(key)) for key in SUFFIXES if key in files}
-    return {"video": str(job.video), **facts, "events": None, **places}
+    return {"video": shown(job.video), **facts, "events": None, **places}
 
 
 def write_stamp(
@@ -190,7 +251,8 @@ def write_stamp(
         keys: Files that were written.
     """
     files = {key: sha256_file(job.path(key)) for key in keys}
-    write_json(job.stamp, {**identity, "files": files, "result": dict(facts)})
+    path = str(job.video.resolve())
+    write_json(job.stamp, {**identity, "path": path, "files": files, "result": dict(facts)})
     return result_of(job, facts=facts, files=files)
 
 
@@ -218,8 +280,13 @@ def may_write(job: Job, key: str) -> bool:
 
 
 def _read_stamp(job: Job) -> dict[str, Any] | None:
+    return _read_json(job.stamp)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return what a stamp says; None where there is none, or it is damaged."""
     try:
-        stamp = read_json(job.stamp) if job.stamp.is_file() else None
+        stamp = read_json(path) if path.is_file() else None
     except UserError:
         return None
     return stamp if isinstance(stamp, dict) else None

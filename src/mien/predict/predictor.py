@@ -6,6 +6,8 @@ on with the first video that isn't done, and one that failed leaves nothing old 
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +20,19 @@ from mien.core.progress import say
 from mien.core.storage import write_csv, write_parquet, write_text
 from mien.media.container import has_video
 from mien.predict.annotated_copy import write_annotated_copy
-from mien.predict.elan_timeline import write_elan_timeline
+from mien.predict.elan_timeline import announce_elan, write_elan_timeline
 from mien.predict.outputs import (
     Job,
     Options,
     check_copies,
+    check_name,
+    check_writable,
     find_jobs,
     finished_result,
     identity_of,
     may_write,
     remove_results,
+    shown,
     write_stamp,
 )
 from mien.predict.recording import Prediction, counted, predict_recording, predict_timeline
@@ -122,21 +127,22 @@ def predict_files(
         asked for; or error, where it can't be predicted.
 
     Raises:
-        UserError: Not a bundle, no video, or another number of exports than of videos.
+        UserError: Not a bundle, no video, another number of exports than of videos, or a folder that can't be written.
         AllFailedError: No video could be predicted.
         RefusedError: A purpose of hiring, employment or education.
     """
     bundle = model if isinstance(model, Bundle) else Bundle.open(model)
     bundle.check_use(purpose=purpose)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file. Give a folder.")
     options = Options(elan=elan, video=video or blur, blur=blur, annotations=annotations)
     jobs = find_jobs(videos, out=out, signals=signals, bundle=bundle)
     if not jobs:
         raise UserError("No video given.")
     if options.video:
         check_copies(jobs)
+    check_writable(out)
     announce_events(bundle.spec)
+    if options.elan:
+        announce_elan(bundle.spec)
     results = [_result(bundle, job, options=options) for job in jobs]
     _tell_failures(results, out=out)
     if all("error" in item for item in results):
@@ -147,6 +153,7 @@ def predict_files(
 def _result(bundle: Bundle, job: Job, *, options: Options) -> dict[str, Any]:
     """Predict a video unless it is done; an error of the user's or of the file is its result."""
     try:
+        check_name(job.video)
         identity = identity_of(job, bundle=bundle, options=options)
         if (done := finished_result(job, identity=identity)) is not None:
             say(f"{job.video}: its results are there already, of this bundle.")
@@ -155,8 +162,21 @@ def _result(bundle: Bundle, job: Job, *, options: Options) -> dict[str, Any]:
         written = _write_results(bundle, job, options=options)
         return write_stamp(job, identity=identity, facts=written.facts, keys=written.keys)
     except UserError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = _disk_trouble(job, error=error)
+    with contextlib.suppress(OSError):
         remove_results(job)
-        return {"video": str(job.video), "error": str(error)}
+    return {"video": shown(job.video), "error": reason}
+
+
+def _disk_trouble(job: Job, *, error: OSError) -> str:
+    """Say what is wrong with a disk, or with the right to write to it; another video may have more luck."""
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"{job.video.name} can't be predicted, or its results not be written to {job.out}: {error.strerror}{where}. "
+        f"Free some space, or name another folder: --out, and TMPDIR for temporary files (now {tempfile.gettempdir()})."
+    )
 
 
 def _tell_failures(results: Sequence[dict[str, Any]], *, out: Path) -> None:
@@ -168,9 +188,13 @@ def _tell_failures(results: Sequence[dict[str, Any]], *, out: Path) -> None:
     ]
     path = out / FAILURES_FILE
     if not rows:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it isn't there, where nothing can be written
+            path.unlink(missing_ok=True)
         return
-    write_csv(path, pd.DataFrame(rows))
+    try:
+        write_csv(path, pd.DataFrame(rows))
+    except OSError as error:
+        say(f"{path} can't be written: {error.strerror}.")
     failed = [row for row in rows if not row["predicted"]]
     if failed and len(failed) < len(results):
         for row in failed:
@@ -199,7 +223,7 @@ def _write_results(bundle: Bundle, job: Job, *, options: Options) -> _Written:
     events = timeline_events(timeline, spec=bundle.spec)
     _write_tables(bundle, job, timeline=timeline, events=events, written=written)
     if options.elan and may_write(job, "elan"):
-        write_elan_timeline(job.path("elan"), timeline, spec=bundle.spec, video=job.video)
+        write_elan_timeline(job.path("elan"), timeline, spec=bundle.spec, video=job.video, events=events)
         written.keys.append("elan")
     if options.video:
         _write_copy(bundle, job, prediction=prediction, events=events, options=options, written=written)

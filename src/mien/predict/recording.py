@@ -71,11 +71,12 @@ def predict_recording(bundle: Bundle, video: Path, *, signals: Path | None = Non
         check_heard_long_enough(bundle, video, seconds=end_s - float(seen.pts_s[0]) if len(seen.pts_s) else 0.0)
     logits = seen.logits
     if logits is None:
-        logits = bundle.logits(seen.features, pts_s=seen.pts_s, audio=beside.audio, signals=beside.signals)
+        logits = bundle.stored_logits(seen.features, pts_s=seen.pts_s, sound=beside.sound, signals=beside.signals)
     boxes = np.full((len(seen.pts_s), 4), np.nan)
     if seen.faces is not None:
         boxes = seen.faces[list(BOX_COLUMNS)].to_numpy(np.float64)
-    return Prediction(_timeline(video.stem, logits=logits, seen=seen, spec=bundle.spec), boxes, seen.damage)
+    damage = "; ".join(filter(None, (seen.damage, beside.damage)))
+    return Prediction(_timeline(video.stem, logits=logits, seen=seen, spec=bundle.spec), boxes, damage)
 
 
 def check_heard_long_enough(bundle: Bundle, recording: Path, *, seconds: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from mien.data.pictures import CROPS_FILE, Pictures, PictureSettings, make_pictu
 from mien.media.detectors import FaceDetector, make_detector
 from mien.media.video import DecodeLog, probe_video
 from mien.predict.beside import SeenFrames
+from mien.predict.scratch import scratch_folder
 from mien.runtime.bundle import Bundle, Sampling
+from mien.runtime.stored_rows import StoredFeatures
 
 CROP_BLOCK = 16
 """Crops encoded together. Twice as many take as long per crop (13.5 ms against 13.4; half of them 14.9), and the
@@ -51,23 +52,23 @@ def see_recording(bundle: Bundle, video: Path) -> SeenFrames:
     total = max(1, round(duration_s * spec.sampling.fps)) if duration_s else 0
     detector = bundle_detector(bundle)
     with (
-        tempfile.TemporaryDirectory(prefix="mien-") as name,
+        scratch_folder() as folder,
         progress(f"Predicting {video.name}", total=total) as advance,
     ):
-        folder, settings = Path(name), picture_settings(spec.sampling)
+        settings = picture_settings(spec.sampling)
         made = make_pictures(
             video, settings=settings, detector=detector, folder=folder, log=log, sampled=lambda: advance("")
         )
         for sample in _crops(made, folder=folder, sampling=spec.sampling):
-            blocks.add(sample.crop)
-        table = blocks.table()
+            blocks.add(sample.crop, pts_s=sample.pts_s)
+        blocks.finish()
     check_long_enough(bundle, video, num_faces=blocks.num_crops)
     return SeenFrames(
         pts_s=made.frames["pts_s"].to_numpy(np.float64),
         face_found=made.frames["face_found"].to_numpy(bool),
-        features=np.empty((len(table), 0), np.float32) if blocks.are_logits else table.astype(np.float32),
+        features=None if blocks.are_logits else blocks.features,
         faces=made.frames,
-        logits=table.astype(np.float64) if blocks.are_logits else None,
+        logits=blocks.logits() if blocks.are_logits else None,
         damage=log.describe_loss(),
     )
 
@@ -100,14 +101,19 @@ class _Blocks:
     """What a bundle makes of crops as they come: pixels are held for one block.
 
     A model that takes each frame by itself gives logits at once. A personal baseline and a model of sequences need the
-    features of the whole recording: at one sample per second, an hour of 1,280 features is 18 MB.
+    features of the whole recording, which wait in a temporary file.
+
+    Attributes:
+        features: Where they wait.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
         self._crops: list[NDArray[np.uint8]] = []
-        self._parts: list[NDArray[np.floating]] = []
+        self._times_s: list[float] = []
+        self._parts: list[NDArray[np.float64]] = []
         self._seen: list[bool] = []
+        self.features = StoredFeatures(bundle.baseline)
 
     @property
     def num_crops(self) -> int:
@@ -116,33 +122,40 @@ class _Blocks:
 
     @property
     def are_logits(self) -> bool:
-        """Whether `table` gives logits, not features."""
+        """Whether each frame gives logits at once, and `features` stays empty."""
         return self._bundle.sequence_head is None and self._bundle.baseline.kind == "none"
 
-    def add(self, crop: NDArray[np.uint8] | None) -> None:
-        """Add the crop of the next sample, None where it has none."""
+    def add(self, crop: NDArray[np.uint8] | None, *, pts_s: float) -> None:
+        """Add the crop of the next sample, None where it has none, and its time, s."""
         self._seen.append(crop is not None)
         if crop is not None:
             self._crops.append(crop)
+            self._times_s.append(pts_s)
         if len(self._crops) == CROP_BLOCK:
             self._flush()
 
-    def table(self) -> NDArray[np.floating]:
-        """Return features (N, D) or logits (N, num_outputs) of all samples; NaN where there was no crop."""
+    def finish(self) -> None:
+        """Take in what is left: no sample follows."""
         self._flush()
-        empty = self._bundle.spec.labels.num_outputs if self.are_logits else 1
-        width = self._parts[0].shape[1] if self._parts else empty
-        table = np.full((len(self._seen), width), np.nan, self._parts[0].dtype if self._parts else np.float32)
+        if not self.are_logits:
+            self.features.finish(np.asarray(self._seen, bool))
+
+    def logits(self) -> NDArray[np.float64]:
+        """Return logits (N, num_outputs) of all samples; NaN where there was no crop."""
+        logits = np.full((len(self._seen), self._bundle.spec.labels.num_outputs), np.nan)
         if self._parts:
-            table[np.asarray(self._seen)] = np.concatenate(self._parts)
-        return table
+            logits[np.asarray(self._seen)] = np.concatenate(self._parts)
+        return logits
 
     def _flush(self) -> None:
-        if self._crops:
-            features = self._bundle.features(np.stack(self._crops))
-            whole = self._bundle.logits(features, pts_s=np.zeros(len(features))) if self.are_logits else features
-            self._parts.append(whole)
-            self._crops = []
+        if not self._crops:
+            return
+        features = self._bundle.features(np.stack(self._crops))
+        if self.are_logits:
+            self._parts.append(self._bundle.logits(features, pts_s=np.asarray(self._times_s)))
+        else:
+            self.features.add(features, pts_s=np.asarray(self._times_s))
+        self._crops, self._times_s = [], []
 
 
 def picture_settings(sampling: Sampling) -> PictureSettings:
@@ -174,8 +187,7 @@ def sample_crops(
         MediaError: The video can't be read, or crops are of a panel and no face is found.
     """
     settings = picture_settings(sampling)
-    with tempfile.TemporaryDirectory(prefix="mien-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         made = make_pictures(video, settings=settings, detector=detector, folder=folder, sampled=sampled)
         yield from _crops(made, folder=folder, sampling=sampling)
 

@@ -42,6 +42,10 @@ td, th {{ padding: .15rem .8rem .15rem 0; text-align: left; font-variant-numeric
 """
 EVENT_ROW = 0.07  # height of a row of events, where the probabilities are 1 high
 CHANNEL_HEIGHT = 1.2  # inches of a channel's own panel
+LEGEND_COLUMNS = 6
+NEXT_WITHIN = 1.75
+"""Frames at most so many intervals apart follow each other: a camera's frames lie beside the sampled instants."""
+
 LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
 
 
@@ -69,7 +73,7 @@ def timeline_page(
     """
     labels = spec.labels
     with_face = timeline["face_found"]
-    seconds = float((timeline["end_s"] - timeline["start_s"]).sum())
+    seconds = float(_lasts_s(timeline, fps=spec.sampling.fps).sum())
     found = pd.DataFrame() if events is None or events.table is None else events.table
     baseline = "" if spec.baseline == "none" else f" A personal baseline ({spec.baseline}) is subtracted."
     return PAGE.format(
@@ -90,7 +94,7 @@ def timeline_page(
             + ("" if found.empty else " Bars: events; the thin lines at their ends: where onset and offset may lie.")
         ),
         rows=_class_rows(timeline, spec=spec),
-        events="" if events is None else _event_rows(events),
+        events="" if events is None else _event_rows(events, counted_at_all=bool(counted(timeline).any())),
         footer="An expression is not a feeling: this says how alike the recording is to what the annotations name so.",
     )
 
@@ -102,14 +106,26 @@ def _abstentions(timeline: pd.DataFrame, *, spec: ModelSpec) -> str:
     counts = counted(timeline)
     if counts.all():
         return "No frame is left out."
-    lasts_s = timeline["end_s"] - timeline["start_s"]
+    lasts_s = _lasts_s(timeline, fps=spec.sampling.fps)
     by_reason = lasts_s[~counts].groupby(timeline.loc[~counts, "abstained"]).sum().sort_values(ascending=False)
     share = 100 * float(lasts_s[~counts].sum() / lasts_s.sum())
     reasons = "; ".join(f"{reason}: {seconds:.1f} s" for reason, seconds in by_reason.items())
-    return (
-        f"Grey, hatched: {share:.0f} % of the time, which counts for neither events nor the table ({reasons}). "
-        "A thin line there is what the model says of a face that is seen worse than any that it was trained on."
-    )
+    told = f"Grey, hatched: {share:.0f} % of the time, which counts for neither events nor the table ({reasons})."
+    if timeline.loc[~counts, list(spec.labels.output_columns)].notna().to_numpy().any():
+        told += " A thin line there: what the model says of a face that is seen worse than any that it was trained on."
+    return told
+
+
+def _lasts_s(timeline: pd.DataFrame, *, fps: float) -> pd.Series[float]:
+    """Return how long each sampled frame stands (N,), s: until the next one, where no frames are missing between them.
+
+    Frames of a camera aren't exactly 1 / `fps` apart, and `end_s` is no later than that: of 24 frames per second, ten
+    of which are sampled, a tenth of the time would be nobody's.
+    """
+    starts_s = timeline["start_s"]
+    step_s = (starts_s.shift(-1) - starts_s).fillna(np.inf)
+    lasts_s: pd.Series[float] = (timeline["end_s"] - starts_s).where(step_s > NEXT_WITHIN / fps, step_s)
+    return lasts_s
 
 
 def _beside(lines: Sequence[str]) -> str:
@@ -146,12 +162,13 @@ def _main_reason(timeline: pd.DataFrame, *, spec: ModelSpec) -> str:
     return nothing_there(spec) if reasons.empty else str(reasons.value_counts().index[0])
 
 
-def _event_rows(events: TimelineEvents) -> str:
+def _event_rows(events: TimelineEvents, *, counted_at_all: bool) -> str:
     """Return the list of events, or why there is none."""
     if events.table is None:
         return f"<p>{html.escape(events.reason)}</p>"
     if events.table.empty:
-        return "<h2>Events</h2><p>None was found.</p>"
+        why = "None was found." if counted_at_all else "None can be found: no sampled frame counts."
+        return f"<h2>Events</h2><p>{why}</p>"
     headings = ("onset (s)", "between", "offset (s)", "between", "label", "confidence")
     rows = "<tr>" + "".join(f"<th>{heading}</th>" for heading in headings) + "</tr>"
     for row in events.table.to_dict("records"):
@@ -230,7 +247,15 @@ def _draw_panel(
     axes.tick_params(colors="#888888")
     axes.xaxis.label.set_color("#888888")
     axes.yaxis.label.set_color("#888888")
-    axes.legend(frameon=False, labelcolor="#888888", loc="upper right")
+    # Above the panel: within it, it would lie on bars and lines.
+    axes.legend(
+        frameon=False,
+        labelcolor="#888888",
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.0,
+        ncols=LEGEND_COLUMNS,
+    )
 
 
 def _draw_truth(axes: Axes, timeline: pd.DataFrame, *, colours: Mapping[str, str], is_number: bool) -> None:

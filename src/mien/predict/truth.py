@@ -13,19 +13,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mien.annotations.exports import Export
+from mien.core.channels import FACE_TOOLS
 from mien.core.errors import UserError, unknown_name
 from mien.core.labels import LabelScheme
 from mien.core.storage import sha256_file
-from mien.core.types import Recording
+from mien.core.types import Recording, Signal
 from mien.data.dataset import Dataset
-from mien.data.exports import StudyExports, key_of, read_with_frames
+from mien.data.exports import StudyExports, key_of, read_with_frames, with_affdex_intervals
 from mien.data.layouts import CODED_COLUMNS, empty_table
-from mien.data.ratings import label_numbers
+from mien.data.ratings import ToolRatings, label_numbers, tool_channels
+from mien.data.signals import signals_of
 from mien.data.study import find_study
 from mien.data.targets import TargetSpec, TargetTables, find_target, label_samples, usable
+from mien.media.signals import resample
 from mien.predict.recording import counted
 
 DATASET_FILE = "dataset.json"
+RATINGS_HZ = 30.0
+"""Grid of a tool's ratings, which are one per frame of most cameras; samples are means over it."""
+
 TRUTH_COLUMNS = ("recording_id", "channel", "start_s", "end_s", "truth", "predicted", "calibrated", "abstained")
 """Columns of `<name>.truth.csv`; `predicted` is a probability, or for numbers the number."""
 
@@ -215,7 +221,7 @@ def _of_dataset(path: Path, *, video: Path) -> TargetTables:
 
 
 def _of_study(path: Path, *, video: Path) -> TargetTables:
-    study = find_study(path, media="all")
+    study = find_study(path, media="all", keep_key=False)
     own = [item for item in study.recordings if item.path.resolve() == video.resolve()]
     own = own or [item for item in study.recordings if item.path.name == video.name]
     if len(own) != 1:
@@ -232,11 +238,12 @@ def _of_study(path: Path, *, video: Path) -> TargetTables:
         unit=study.unit,
         needs_face=False,
         annotator=study.annotator,
+        ratings=_ratings_of([signal for source in study.signals.get(name, ()) for signal in signals_of(source)]),
     )
 
 
 def _of_export(path: Path, *, video: Path, is_alone: bool) -> TargetTables:
-    export = _of_video(read_with_frames(path, media=video), video=video, is_alone=is_alone)
+    export = _of_video(with_affdex_intervals(read_with_frames(path, media=video)), video=video, is_alone=is_alone)
     recording = Recording(recording_id=video.stem, participant_id=video.stem, path=video, camera="camera")
     exports = StudyExports(label_source="human", shifts_s={}, problems=[])
     exports.add(export, recordings_of=lambda *_: [recording], media=video)
@@ -249,7 +256,20 @@ def _of_export(path: Path, *, video: Path, is_alone: bool) -> TargetTables:
         attributes=(),
         unit="frame",
         needs_face=False,
+        ratings=_ratings_of(export.signals),
     )
+
+
+def _ratings_of(signals: Sequence[Signal]) -> ToolRatings:
+    """Return what a tool rated at every frame: numbers, beside the intervals that are made of some of them."""
+    rated = [signal for signal in signals if signal.source in FACE_TOOLS and len(signal.times_s)]
+    if not rated:
+        return ToolRatings()
+    end_s = max(float(signal.times_s[-1]) for signal in rated) + 1.0 / RATINGS_HZ
+    # Whose recording it is is known: exports spell one person in several ways, or name nobody.
+    own = [dataclasses.replace(signal, respondent="", stimulus="") for signal in rated]
+    table = resample(own, start_s=0.0, end_s=max(end_s, 0.0), rate_hz=RATINGS_HZ)
+    return ToolRatings(tools=tool_channels(dict(zip(table.names, table.sources, strict=True))), read=lambda _: table)
 
 
 def _of_video(export: Export, *, video: Path, is_alone: bool) -> Export:
@@ -258,13 +278,16 @@ def _of_video(export: Export, *, video: Path, is_alone: bool) -> Export:
     Raises:
         UserError: It is of several, or several videos are predicted, and no name in it is in the video's.
     """
-    rows, has_names = export.intervals, False
+    rows = export.intervals
+    # An export that is named after a video is that video's: tools that rate frames write it so.
+    has_names = key_of(export.path.stem) == key_of(video.stem)
     stems = rows["media"].map(lambda name: key_of(Path(str(name).replace("\\", "/")).stem))
     if stems.nunique() > 1 or (not is_alone and stems.any()):
         rows, has_names = rows[stems == key_of(video.stem)], True
         if not len(rows):
             raise UserError(f"{export.path.name} names media files, none of which is {video.name}.")
-    names = sorted({str(name) for name in rows["respondent"]} - {""})
+    names = sorted({*(str(name) for name in rows["respondent"]), *(item.respondent for item in export.signals)} - {""})
+    own = names
     if len(names) > 1 or (not is_alone and names and not has_names):
         own = [name for name in names if re.search(rf"\b{re.escape(key_of(name))}\b", key_of(video.stem))]
         if len(own) != 1:
@@ -279,7 +302,8 @@ def _of_video(export: Export, *, video: Path, is_alone: bool) -> Export:
             f"{export.path.name} doesn't say which of the videos it is of. Predict that video alone, or give a dataset "
             "or a study."
         )
-    return dataclasses.replace(export, intervals=rows)
+    signals = tuple(item for item in export.signals if item.respondent in ("", *own))
+    return dataclasses.replace(export, intervals=rows, signals=signals)
 
 
 def _rows_of(table: pd.DataFrame, recording_id: str) -> pd.DataFrame:

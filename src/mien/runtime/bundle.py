@@ -24,6 +24,9 @@ from mien.runtime.encoders import Encoder, EncoderSpec, HogEncoder, OnnxEncoder,
 from mien.runtime.head import OnnxHead, SequenceHead
 from mien.runtime.sound import RATE_HZ, LogMel
 from mien.runtime.sound_encoders import BUILTIN_SOUND, OnnxSoundEncoder, SoundEncoder, SoundSpec
+from mien.runtime.stored_recording import StoredRecording, blocks_of, heard_around
+from mien.runtime.stored_rows import StoredFeatures
+from mien.runtime.stored_sound import StoredSound
 from mien.runtime.windows import AUDIO, SIGNALS, VIDEO, WindowSpec, view_recording
 
 BUNDLE_FORMAT = 1
@@ -352,12 +355,52 @@ class Bundle:
             )
         if self.sound_encoder is not None:
             features = self.sound_encoder.encode(audio, pts_s=pts_s)
-        result = np.full((len(features), self.spec.labels.num_outputs), np.nan)
+        result = self._no_logits(len(features))
         seen = ~np.isnan(features).any(axis=1) if len(features) else np.zeros(0, bool)
         if seen.any():
             personal = self.baseline.subtract(features, pts_s=pts_s)
             result[seen] = self.head.logits(personal[seen])
         return result
+
+    def stored_logits(
+        self,
+        features: StoredFeatures | None,
+        *,
+        pts_s: NDArray[np.float64],
+        sound: StoredSound | None = None,
+        signals: SignalTable | None = None,
+    ) -> NDArray[np.float64]:
+        """Return what `logits` returns, of a recording of any length: features and sound are in temporary files.
+
+        Args:
+            features: Of all sampled frames, the personal baseline subtracted; None for a model without pictures.
+            pts_s: (N,) times in seconds.
+            sound: The whole sound, None where there is none.
+            signals: The sensors' channels, None where there are none.
+        """
+        if self.sequence_head is not None:
+            return self.sequence_head.recording_logits(
+                StoredRecording.of(
+                    self.sequence_head.windows,
+                    pts_s=pts_s,
+                    features=features,
+                    sound=sound,
+                    encoder=self.sound_encoder,
+                    signals=signals,
+                )
+            )
+        if self.sound_encoder is not None:
+            features = heard_around(self.sound_encoder, sound, pts_s=pts_s, baseline=self.baseline)
+        assert features is not None, "a model that looks at one moment looks at pictures, or listens by an encoder"
+        result = self._no_logits(len(pts_s))
+        for block in blocks_of(len(pts_s)):
+            seen = block[features.seen[block]]
+            if len(seen):
+                result[seen] = self.head.logits(features.take(seen))
+        return result
+
+    def _no_logits(self, count: int) -> NDArray[np.float64]:
+        return np.full((count, self.spec.labels.num_outputs), np.nan)
 
 
 def _open_listener(path: Path, spec: SoundSpec, *, files: dict[str, str]) -> SoundEncoder:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.runtime.encoders import open_session
+from mien.runtime.stored_recording import StoredRecording
 from mien.runtime.windows import Inputs, RecordingView, WindowSpec, cut_windows, has_something
 
 WINDOW_BLOCK = 128
@@ -57,14 +58,17 @@ class SequenceHead(_Head):
         (logits,) = self._session.run(["logits"], given)
         return self._chosen(logits, num=len(next(iter(given.values()))))
 
-    def recording_logits(self, view: RecordingView) -> NDArray[np.float64]:
+    def recording_logits(self, view: RecordingView | StoredRecording) -> NDArray[np.float64]:
         """Return logits (F, num_outputs) of all sampled frames; NaN where there is nothing to predict from."""
         parts = [self._block(view, np.arange(start, min(start + WINDOW_BLOCK, len(view.pts_s))))
                  for start in range(0, max(1, len(view.pts_s)), WINDOW_BLOCK)]  # fmt: skip
         return np.concatenate(parts)
 
-    def _block(self, view: RecordingView, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        inputs = cut_windows(view, rows, spec=self.windows)
+    def _block(self, view: RecordingView | StoredRecording, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        if isinstance(view, StoredRecording):
+            inputs = view.cut(rows, spec=self.windows)
+        else:
+            inputs = cut_windows(view, rows, spec=self.windows)
         logits = self.logits(inputs).astype(np.float64)
         logits[~has_something(inputs, spec=self.windows)] = np.nan
         return logits

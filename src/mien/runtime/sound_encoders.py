@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from mien.core.storage import digest_of, sha256_file
 from mien.core.types import Audio
 from mien.runtime.encoders import Encoder, open_session
 from mien.runtime.sound import NUM_MELS, RATE_HZ, LogMel, at_rate, band_power
+from mien.runtime.stored_sound import StoredSound
 
 MOMENT_WINDOW_S, UTTERANCE_WINDOW_S = 2.0, 6.0
 """Where labels change with time, and where one describes the recording: most utterances of corpora are shorter."""
@@ -99,25 +100,26 @@ class SoundEncoder(ABC):
         own.spec = replace(self.spec, window_s=window_s)
         return own
 
-    def encode(self, audio: Audio | None, *, pts_s: NDArray[np.floating]) -> NDArray[np.float32]:
+    def encode(self, audio: Audio | StoredSound | None, *, pts_s: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return features (N, D) of moments of a recording; NaN where nothing can be heard around one.
 
         Args:
-            audio: The whole sound, at any rate; None where there is none.
+            audio: The whole sound, at any rate, or in a file; None where there is none.
             pts_s: (N,) the moments, s.
         """
         features = np.full((len(pts_s), self.feature_dim), np.nan, np.float32)
-        if audio is None or not len(audio.samples) or not np.ptp(audio.samples) or not len(pts_s):
+        sound = None if audio is None or not len(pts_s) else _cut_sound(audio)
+        if audio is None or sound is None:
             return features
-        samples = np.asarray(at_rate(audio))
-        places = windows_around(pts_s, num_samples=len(samples), start_s=audio.start_s, window_s=self.window_s)
+        num_samples, cut = sound
+        places = windows_around(pts_s, num_samples=num_samples, start_s=audio.start_s, window_s=self.window_s)
         scale = 1.0 / (np.iinfo(np.int16).max + 1)
         rows_of: dict[tuple[int, int], list[int]] = {}
         for row, place in enumerate(places):
             rows_of.setdefault(place, []).append(row)
         for (first, end), rows in rows_of.items():
             if end > first:
-                window = np.asarray(samples[first:end], np.float32) * np.float32(scale)
+                window = np.asarray(cut(first, end), np.float32) * np.float32(scale)
                 features[rows] = self.encode_window(_prepared(window, self.spec))
         return features
 
@@ -170,6 +172,16 @@ def windows_around(
         first = max(0, min(centre - size // 2, num_samples - size))
         places.append((first, min(first + size, num_samples)))
     return places
+
+
+def _cut_sound(audio: Audio | StoredSound) -> tuple[int, Callable[[int, int], NDArray[np.floating]]] | None:
+    """Return how many samples there are at `RATE_HZ`, and what gives [first, end) of them; None where all is silent."""
+    if isinstance(audio, StoredSound):
+        return None if audio.is_silent else (audio.num_samples, audio.samples)
+    if not len(audio.samples) or not np.ptp(audio.samples):
+        return None
+    samples = np.asarray(at_rate(audio))
+    return len(samples), lambda first, end: samples[first:end]
 
 
 def _prepared(window: NDArray[np.float32], spec: SoundSpec) -> NDArray[np.float32]:

@@ -205,7 +205,7 @@ def join_views(views: Sequence[RecordingView], *, spec: WindowSpec) -> JoinedVie
         features = _end_to_end([_features_of(view, spec=spec) for view in views], axis=0)
     for number, start in enumerate(first[:-1]):
         seen = np.empty(0) if features is None else np.isfinite(features[start : first[number + 1], 0])
-        overview[number] = start + _spread(np.flatnonzero(seen), num=spec.recording_frames) if seen.any() else -1
+        overview[number] = start + spread(np.flatnonzero(seen), num=spec.recording_frames) if seen.any() else -1
     sound = signals = None
     if AUDIO in spec.modalities:
         sound = _join_columns([view.sound for view in views], step_s=spec.sound_step_s)
@@ -294,10 +294,10 @@ def _frames(
     return features, known.astype(np.float32)
 
 
-def _spread(rows: Rows, *, num: int) -> Rows:
+def spread(rows: Rows, *, num: int) -> Rows:
     """Return `num` of rows (n,), evenly spread; of fewer, some come several times.
 
-    >>> _spread(np.arange(10), num=5).tolist()
+    >>> spread(np.arange(10), num=5).tolist()
     [1, 3, 5, 7, 9]
     """
     return rows[((np.arange(num) + 0.5) / num * len(rows)).astype(np.int64)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,25 +15,22 @@ from mien.data.dataset import Dataset
 from mien.evaluation.calibration import fit_calibration
 from mien.media.quality import QUALITY_COLUMNS
 from mien.runtime.seen_quality import Ranges, seen_ranges
-from mien.training.model_fit import FittedModel
+from mien.training.inner_answers import InnerAnswers
 
 
-def fitted_calibration(
-    fitted: FittedModel, *, scheme: LabelScheme, participants: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def fitted_calibration(inner: InnerAnswers, *, scheme: LabelScheme) -> dict[str, dict[str, Any]]:
     """Fit maps from logits to calibrated probabilities on the inner split, whom the weights never saw.
 
     Args:
-        fitted: The model.
+        inner: What the model says of its inner split.
         scheme: Its target; each channel of several has its own map.
-        participants: The inner split.
 
     Returns:
         `Calibration.to_json` by output, of several classes by the target (one map for all); empty for numbers.
     """
     if scheme.kind == "continuous":
         return {}
-    rows, logits = fitted.predict_inner(participants)
+    rows, logits = inner.get()
     people = rows["participant_id"].to_numpy(dtype=object)
     if scheme.kind == "multilabel":
         outputs = {

@@ -27,6 +27,7 @@ from mien.training.checkpoints import Checkpoints
 from mien.training.checks import check_baseline, check_model, open_encoder, weights_digest
 from mien.training.estimate import Estimate, estimate_fits
 from mien.training.event_settings import tuned_events
+from mien.training.inner_answers import InnerAnswers
 from mien.training.model_fit import fit_model
 from mien.training.settings import FitSettings
 
@@ -180,10 +181,10 @@ def train_bundle(plan: TrainingPlan) -> dict[str, Any]:
     facts = fitted.facts()
     note = facts["model_facts"].get("weights_note")
     label = f"{plan.choice.label} (random init)" if note == "random init" else plan.choice.label
-    scheme, inner = audit.clips.scheme, plan.split.validation
+    scheme, inner = audit.clips.scheme, InnerAnswers(fitted, participants=plan.split.validation)
     use = UseFacts(
-        events=tuned_events(fitted, dataset=plan.dataset, scheme=scheme, participants=inner),
-        calibration=fitted_calibration(fitted, scheme=scheme, participants=inner),
+        events=tuned_events(inner, dataset=plan.dataset, scheme=scheme),
+        calibration=fitted_calibration(inner, scheme=scheme),
         seen_quality=trained_quality(plan.dataset, clips=audit.clips),
     )
     parity = write_bundle(fitted, out=plan.out, label=label, provenance=_provenance(plan, audit, facts), use=use)
@@ -212,6 +213,7 @@ def _provenance(plan: TrainingPlan, audit: Audit, facts: dict[str, Any]) -> dict
         "fit_id": plan.fit_id,
         "study": plan.dataset.study_facts.get("name", ""),
         "purpose": plan.dataset.study_facts.get("purpose", ""),
+        "data": plan.dataset.data_facts,
         "dataset_hash": plan.dataset.content_hash,
         "dataset": str(plan.dataset.path.resolve()),
         "participants": sorted([*plan.split.train, *plan.split.validation]),

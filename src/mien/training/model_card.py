@@ -6,6 +6,7 @@ from typing import Any
 
 from mien.core.labels import annotated_by
 from mien.core.numbers import with_interval
+from mien.data.dataset import NOT_STATED
 from mien.runtime.bundle import ModelSpec
 
 CARD = """# {label}
