@@ -1,5 +1,7 @@
 """Who is who through a recording, and who is the participant."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from mien.media.detectors import make_detector
 from mien.media.face_cover import find_faces
 from mien.media.faces import crop_square
 from mien.media.people import (
+    PICTURES_VERSION,
     PeopleFinder,
     automatic_interval,
     choose_participant,
@@ -24,7 +27,7 @@ from mien.media.people import (
 from mien.media.people_flow import carry_faces
 from mien.media.video import sample_frames
 from mien.predict.predictor import sample_crops
-from mien.runtime.bundle import Sampling
+from mien.runtime.bundle import Bundle, Sampling
 from people_scenes import Actor, KnowingDetector, scene, standing
 
 
@@ -376,3 +379,13 @@ def test_who_comes_is_covered_at_once(tmp_path):
     path = write_video(tmp_path / "pair.mp4", times_s=[i / 5 for i in range(8)], pictures=pictures)
     newcomer = find_faces(path, detector=KnowingDetector(actors)).tracks[1]
     assert newcomer.frames.tolist() == list(range(2, 8))
+
+
+def test_a_bundle_of_other_pictures_says_so(probe_bundle, capsys):
+    bundle = Bundle.open(probe_bundle)
+    bundle.check_use()
+    assert "another version" not in capsys.readouterr().err
+    sampling = replace(bundle.spec.sampling, pictures=PICTURES_VERSION - 1)
+    bundle.spec = replace(bundle.spec, sampling=sampling)
+    bundle.check_use()
+    assert "Prepare its study again" in capsys.readouterr().err

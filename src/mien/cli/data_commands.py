@@ -172,6 +172,9 @@ def inspect(
     measure: Annotated[
         bool, typer.Option("--measure", help="Decode media files, and say what they really hold and when.")
     ] = False,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="Of a study with hash_ids: say which pseudonym stands for whom.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what can be asked of a dataset: participants, minutes, targets with prevalence, faces found, failures.
@@ -181,6 +184,9 @@ def inspect(
     from mien.data.dataset import INFO_FILE, Dataset
 
     folder = paths[0]
+    if ids:
+        _inspect_ids(paths, as_json=as_json)
+        return
     is_dataset = len(paths) == 1 and ((folder / INFO_FILE).is_file() or (folder / "recordings").is_dir())
     if not is_dataset:
         _inspect_files(paths, measure=measure, as_json=as_json)
@@ -190,6 +196,20 @@ def inspect(
         print_json(facts)
     else:
         show_dataset(facts)
+
+
+def _inspect_ids(paths: list[Path], *, as_json: bool) -> None:
+    from mien.core.errors import UserError
+    from mien.data.study import pseudonyms_of
+
+    if len(paths) > 1:
+        raise UserError(f"--ids is of one study, got {len(paths)} paths. Name the study's folder.")
+    people = pseudonyms_of(paths[0])
+    if as_json:
+        print_json(dict(people))
+        return
+    for name, pseudonym in people.items():
+        typer.echo(f"{pseudonym}  {name}")
 
 
 def _inspect_files(paths: list[Path], *, measure: bool, as_json: bool) -> None:

@@ -38,6 +38,9 @@ def export(
         score = report["score"]
         say(
             f"int8: balanced accuracy {score['int8']:.3f} against {score['float32']:.3f} in float32 "
-            f"({score['participants']} participants of the inner split), loss {with_interval(score['loss'])}; "
-            f"{report['bytes'] / report['bytes_float32']:.0%} of the size."
+            f"({score['participants']} participants, {score['people']}), loss {with_interval(score['loss'])}; "
+            f"{report['bytes'] / report['bytes_float32']:.0%} of the size, {report['speed']['faster']:.1f} times as "
+            "fast here."
         )
+        if report["advice"]:
+            say(report["advice"])

@@ -197,7 +197,7 @@ def study_facts(
         "audit": {key: checked[key] for key in ("verdict", "checks", "sampled")},
         "exclusions": exclusions(dataset, clips),
         "excluded": clips.excluded.to_dict("records"),
-        "failures": dataset.failures.to_dict("records"),
+        "failures": dataset.failures_told.to_dict("records"),
         "command": facts["command"],
         "device": facts["device"],
         "versions": facts["versions"],
@@ -210,7 +210,7 @@ def exclusions(dataset: Dataset, clips: ClipIndex) -> list[dict[str, Any]]:
     recordings = dataset.recordings
     steps: list[dict[str, Any]] = [
         {"step": "prepare", "reason": row["reason"], "count": 1, "unit": f"file ({row['recording']})"}
-        for row in dataset.failures.to_dict("records")
+        for row in dataset.failures_told.to_dict("records")
     ]
     steps.append(
         {

@@ -16,6 +16,7 @@ from mien.core.storage import read_json
 from mien.core.types import Audio, CropKind, FaceChoice, FaceTrack
 from mien.data.layouts import CODED_COLUMNS, SEGMENT_COLUMNS, empty_table
 from mien.data.pictures import BOX_COLUMNS, tracks_of
+from mien.data.pseudonyms import is_pseudonym
 from mien.data.ratings import ToolRatings, tool_channels
 from mien.data.signals import read_signals
 from mien.data.targets import TargetSummary, TargetTables, summarise_targets, unusable_targets
@@ -28,6 +29,9 @@ FORMAT = 2
 """Version of the files' layout; another one is refused."""
 
 INFO_FILE = "dataset.json"
+
+NOT_STATED = "not stated"
+TOLD_IN_DATASET = "what happened stands in the dataset's failures.csv, which names files"
 
 RECORDING_COLUMNS = {
     "recording_id": "object",
@@ -147,8 +151,18 @@ class Dataset:
 
     @property
     def study_facts(self) -> dict[str, str]:
-        """What the study says of itself: name, layout, label_source, purpose, consent, unit, annotator."""
+        """What the study says of itself: name, layout, label_source, purpose, consent, licence, unit, annotator.
+
+        `ids_key` is the fingerprint of the key of its hashed ids, empty where they are the study's own.
+        """
         return dict(self.info["study"])
+
+    @property
+    def data_facts(self) -> dict[str, str]:
+        """What everything that is made of the dataset says of the data: name, licence, consent, purpose."""
+        return {
+            name: self.study_facts.get(name, "") or NOT_STATED for name in ("name", "licence", "consent", "purpose")
+        }
 
     @property
     def label_source(self) -> str:
@@ -199,6 +213,15 @@ class Dataset:
     def failures(self) -> pd.DataFrame:
         """What was left out: recording, stage, reason, advice."""
         return pd.read_csv(self.path / "failures.csv", dtype=str, keep_default_na=False)
+
+    @cached_property
+    def failures_told(self) -> pd.DataFrame:
+        """`failures` as it may leave the lab: of a study with hashed ids without the texts, which name files."""
+        if not self.study_facts.get("ids_key"):
+            return self.failures
+        known = self.failures["recording"].map(is_pseudonym)
+        recording = self.failures["recording"].where(known, "not under a pseudonym")
+        return self.failures.assign(recording=recording, reason=TOLD_IN_DATASET, advice="")
 
     @cached_property
     def samples(self) -> pd.DataFrame:

@@ -43,6 +43,8 @@ class StudyFile:
         label_source: Who annotated: `human`, `tool:NAME`, `self-report`, `stimulus` or `synthetic`.
         unit: What one label describes.
         annotator: The coder whose labels are the target; empty: what most coders say.
+        licence: What others may do with the data.
+        hash_ids: Whether pseudonyms stand for participants and recordings in all that is made of the study.
     """
 
     name: str = ""
@@ -51,6 +53,8 @@ class StudyFile:
     label_source: str = ""
     unit: Unit = "frame"
     annotator: str = ""
+    licence: str = ""
+    hash_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ class Study:
         problems: What was left out, and why.
         annotator: The coder whose labels are the target; empty: what most coders say.
         signals: Where the signals of recordings are read from, by recording id.
+        licence: What others may do with the data, as `study.yaml` says.
+        ids_key: Fingerprint of the key that the ids were made with; empty where they are the study's own.
     """
 
     root: Path
@@ -108,6 +114,8 @@ class Study:
     problems: tuple[Problem, ...]
     annotator: str = ""
     signals: Mapping[str, tuple[SignalSource, ...]] = field(default_factory=dict)
+    licence: str = ""
+    ids_key: str = ""
 
 
 def list_files(root: Path, *, suffixes: Iterable[str]) -> list[Path]:
@@ -199,7 +207,11 @@ def read_study_file(root: Path) -> StudyFile | None:
     path = root / "study.yaml"
     if not path.is_file():
         return None
-    values = {key: _as_text(value) for key, value in load_yaml_mapping(path).items() if value is not None}
+    given = load_yaml_mapping(path)
+    values: dict[str, object] = {key: _as_text(value) for key, value in given.items() if value is not None}
+    if "hash_ids" in given:
+        # Not as text, and not left out where it is empty: who asks for pseudonyms by half has to be told.
+        values["hash_ids"] = given["hash_ids"]
     facts = build_config(StudyFile, values, where="study.yaml")
     if facts.label_source:
         check_label_source(facts.label_source)

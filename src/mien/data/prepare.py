@@ -27,6 +27,7 @@ from mien.data.signals import write_all_signals
 from mien.data.study import Study, find_study
 from mien.data.workers import run_jobs
 from mien.media.detectors import make_detector
+from mien.media.people import PICTURES_VERSION
 from mien.media.speech import check_speech_detector
 
 __all__ = ["Estimate", "PrepareConfig", "prepare"]
@@ -59,7 +60,7 @@ def prepare(
         RefusedError: The study's purpose is hiring, employment or education.
     """
     study_root, out, config = Path(study_root), Path(out), config or PrepareConfig()
-    study = find_study(study_root, layout=config.layout, media=config.media)
+    study = find_study(study_root, layout=config.layout, media=config.media, keep_key=not dry_run)
     check_purpose(study.purpose, where="study.yaml")
     if dry_run:
         return estimate_work(study, config=config)
@@ -111,8 +112,12 @@ def _check_out(out: Path, *, study: Study, settings: Mapping[str, Any]) -> None:
     ]
     if before.get("format") != FORMAT:
         changed.append(f"format {before.get('format')!r} there, {FORMAT!r} now")
+    if before.get("pictures", 1) != PICTURES_VERSION:
+        changed.append("faces found as by another version of mien")
     if before.get("study", {}).get("name") != study.name:
         changed.append(f"study {before.get('study', {}).get('name')!r} there, {study.name!r} asked")
+    if before.get("study", {}).get("ids_key", "") != study.ids_key:
+        changed.append("ids hashed with another key (participants.key), or only one of both hashed")
     if changed:
         raise UserError(
             f"{out} holds a finished dataset with other settings ({'; '.join(changed)}). Choose another --out."
@@ -198,10 +203,8 @@ def _write_tables(
     info = {
         "format": FORMAT,
         "mien": version("mien"),
-        "study": {
-            name: getattr(study, name)
-            for name in ("name", "layout", "label_source", "purpose", "consent", "unit", "annotator")
-        },
+        "pictures": PICTURES_VERSION,
+        "study": {name: getattr(study, name) for name in _STUDY_FACTS},
         "config": dict(settings),
         "attributes": attributes,
         "signals": _signal_units(signals),
@@ -224,6 +227,7 @@ def _content_hash(
 ) -> str:
     content = {
         "recordings": [[fact[name] for name in _CONTENT] for fact in facts],
+        "pictures": PICTURES_VERSION,
         "config": dict(settings),
         # Named only where one is: datasets of before keep their hash.
         "study": [study.label_source, study.unit, *filter(None, [study.annotator])],
@@ -271,6 +275,7 @@ saw: a typing error, or a time in ms. By less it may be of another cut; the audi
 
 _OUTSIDE = "Correct the times (s from the start of the recording) and run prepare again, or leave it if that is meant."
 _PROBLEM_COLUMNS = ["recording", "stage", "reason", "advice"]
+_STUDY_FACTS = ("name", "layout", "label_source", "purpose", "consent", "licence", "unit", "annotator", "ids_key")
 _CONTENT = ("recording_id", "participant_id", "group", "session", "camera", "attributes", "sha256")
 
 

@@ -186,11 +186,11 @@ def _no_video(folder: Path) -> dict[str, Any]:
 
 def _write_audio(folder: Path, *, job: Job, required: bool, problems: list[Problem]) -> dict[str, Any]:
     """Write the sound; a recording with a picture can do without it, any other can't."""
-    rate_hz, start_s = job.config.audio_rate_hz, None
+    rate_hz, start_s, log = job.config.audio_rate_hz, None, DecodeLog()
     path = folder / "audio.npy"
     with NpyWriter(path, row_shape=(), dtype=np.int16) as writer:
         try:
-            for block in stream_audio(job.recording.path, rate_hz=rate_hz):
+            for block in stream_audio(job.recording.path, rate_hz=rate_hz, log=log):
                 start_s = block.start_s if start_s is None else start_s
                 writer.extend(block.samples)
         except MediaError as error:
@@ -198,6 +198,8 @@ def _write_audio(folder: Path, *, job: Job, required: bool, problems: list[Probl
                 raise
             reason = f"{error.reason}; prepared without sound"
             problems.append(Problem(job.recording.recording_id, "audio", reason, error.advice))
+    if loss := log.describe_loss(last="the sound ends"):
+        problems.append(Problem(job.recording.recording_id, "audio", loss, "Copy it again from its source."))
     if start_s is None:
         path.unlink()
         if required:

@@ -13,6 +13,7 @@ from mien.core.storage import digest_of
 from mien.core.types import CropKind, FaceChoice, MediaChoice
 from mien.data.study import LayoutChoice
 from mien.media.detectors import DetectorName
+from mien.media.people import PICTURES_VERSION
 
 SpeechChoice = Literal["none", "built-in", "silero"]
 
@@ -101,7 +102,8 @@ class PrepareConfig:
     def recording_digest(self, *, detector: str) -> str:
         """Return the digest of the settings that decide what is made of one recording."""
         values = self.resolved(detector=detector)
-        return digest_of({name: value for name, value in values.items() if name not in STUDY_SETTINGS})
+        own = {name: value for name, value in values.items() if name not in STUDY_SETTINGS}
+        return digest_of({**own, "pictures": PICTURES_VERSION})
 
 
 def _check_range(name: str, value: float, *, low: float, high: float, unit: str) -> None:

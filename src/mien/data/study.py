@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,16 +16,18 @@ from mien.data.layouts import (
     VIDEO_SUFFIXES,
     Layout,
     Study,
+    StudyFile,
     choose_media,
     list_files,
     read_study_file,
 )
 from mien.data.plain_study import find_plain_study, is_plain, missing_recordings
+from mien.data.pseudonyms import KEY_FILE, make_pseudonyms, people_of, read_pseudonyms, with_pseudonyms
 from mien.data.ravdess_study import NAMES as RAVDESS_NAMES
 from mien.data.ravdess_study import find_ravdess_study, is_ravdess
 from mien.data.votes import coder_names
 
-__all__ = ["Layout", "LayoutChoice", "Problem", "Study", "find_study"]
+__all__ = ["Layout", "LayoutChoice", "Problem", "Study", "find_study", "pseudonyms_of"]
 
 LayoutChoice = Literal["auto", "imotions", "plain", "ravdess"]
 
@@ -34,23 +37,56 @@ LOOKED_FOR = (
 )
 
 
-def find_study(root: Path, *, layout: LayoutChoice = "auto", media: MediaChoice = "auto") -> Study:
+def find_study(
+    root: Path, *, layout: LayoutChoice = "auto", media: MediaChoice = "auto", keep_key: bool = True
+) -> Study:
     """Find a study's recordings and annotations; nothing is decoded.
 
     Args:
         root: The study's folder.
         layout: How its files are named; `auto` looks.
         media: Which recordings to use; `auto` takes per participant the camera where there is one, else the screen.
+        keep_key: Whether the key of hashed ids is written where the study has none yet.
 
     Raises:
-        UserError: There is no such folder, no recording in it, an unknown layout, a table that can't be read, or an
-            `annotator` in `study.yaml` who annotated nothing.
+        UserError: There is no such folder, no recording in it, an unknown layout, a table that can't be read, an
+            `annotator` in `study.yaml` who annotated nothing, or hashed ids whose key can't be read or written.
     """
     root = Path(root)
-    if layout not in get_args(LayoutChoice):
-        raise unknown_name("layout", got=layout, allowed=get_args(LayoutChoice))
     if media not in get_args(MediaChoice):
         raise unknown_name("media", got=media, allowed=get_args(MediaChoice))
+    study, facts = _as_named(root, layout=layout)
+    recordings = choose_media(study.recordings, media=media)
+    if not recordings:
+        raise _no_recordings(study, media=media)
+    annotator, licence = (facts.annotator, facts.licence) if facts else ("", "")
+    chosen = replace(study, recordings=recordings, annotator=_annotator(study, name=annotator), licence=licence)
+    chosen = _restrict(chosen)
+    if facts is None or not facts.hash_ids:
+        return chosen
+    return with_pseudonyms(chosen, found=study.recordings, pseudonyms=make_pseudonyms(root, keep=keep_key))
+
+
+def pseudonyms_of(root: Path, *, layout: LayoutChoice = "auto") -> Mapping[str, str]:
+    """Return which pseudonym stands for which participant, by id; only who has the study and its key can tell.
+
+    Raises:
+        UserError: There is no study, or its ids aren't hashed, or not yet.
+    """
+    root = Path(root)
+    study, facts = _as_named(root, layout=layout)
+    if facts is None or not facts.hash_ids:
+        raise UserError(f"The ids of {root} aren't hashed: study.yaml has no line 'hash_ids: true'.")
+    pseudonyms = read_pseudonyms(root)
+    if pseudonyms is None:
+        raise UserError(f"{root} has no {KEY_FILE} yet; `mien prepare` makes it. Run it first.")
+    return people_of(study.recordings, pseudonyms=pseudonyms)
+
+
+def _as_named(root: Path, *, layout: LayoutChoice) -> tuple[Study, StudyFile | None]:
+    """Return all of a study under its own ids, and its `study.yaml`."""
+    if layout not in get_args(LayoutChoice):
+        raise unknown_name("layout", got=layout, allowed=get_args(LayoutChoice))
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "doesn't exist"
         raise UserError(f"The study {root} {what}. Name the folder that holds the recordings.")
@@ -59,11 +95,7 @@ def find_study(root: Path, *, layout: LayoutChoice = "auto", media: MediaChoice 
     study = {"imotions": find_imotions_study, "plain": find_plain_study, "ravdess": find_ravdess_study}[chosen](
         root, facts=facts
     )
-    recordings = choose_media(study.recordings, media=media)
-    if not recordings:
-        raise _no_recordings(study, media=media)
-    annotator = _annotator(study, name=facts.annotator if facts else "")
-    return _restrict(replace(study, recordings=recordings, annotator=annotator))
+    return study, facts
 
 
 def detect_layout(root: Path) -> Layout:

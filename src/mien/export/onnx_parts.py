@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, checker, compose, helper, numpy_helper, save, version_converter
+from onnx import ModelProto, TensorProto, checker, compose, helper, load, numpy_helper, save, version_converter
 
 from mien.core.errors import UserError
 
@@ -94,3 +95,10 @@ def save_model(model: ModelProto, path: Path) -> None:
     """Write a graph, checked."""
     checker.check_model(model)
     save(model, str(path))
+
+
+def save_with_notes(source: Path, target: Path, *, notes: Mapping[str, str]) -> None:
+    """Write a graph with notes in its metadata, which runtimes show and don't compute with."""
+    model = load(str(source))
+    helper.set_model_props(model, dict(notes))
+    save(model, str(target))

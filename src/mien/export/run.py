@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from mien.core.errors import UserError
 from mien.core.progress import progress
 from mien.core.storage import atomic_path, write_json
-from mien.data.dataset import Dataset
+from mien.data.dataset import NOT_STATED, Dataset
 from mien.export.graph import CALIBRATED, LOGITS, PROBABILITIES, SingleGraph, single_graph
 from mien.export.int8 import quantise
 from mien.export.int8_cost import BothGraphs, check_int8, cost_of_int8
-from mien.export.onnx_parts import OPSET, save_model
+from mien.export.onnx_parts import OPSET, save_model, save_with_notes
 from mien.export.recording_clips import Inputs, RecordingClips, recording_clips, rows_of, run_graph
 from mien.predict.recording import calibrated
 from mien.runtime.bundle import Bundle
@@ -42,9 +42,10 @@ def export_bundle(bundle_path: Path, *, out: Path, int8: bool = False, dataset: 
 
     Returns:
         What `<out>.parity.json` holds: `max_abs_diff_logit`, `max_abs_diff_prob` (calibrated ones too), `clips`,
-        `opset`, `precision`, `takes`, `start`, `inputs`, `outputs`, `bytes`; with int8 `score` (balanced accuracy per
-        participant who wasn't trained on: float32, int8, loss with its interval), `speed`, `weight_bits`, `advice` and
-        `bytes_float32`.
+        `opset`, `precision`, `takes`, `start`, `inputs`, `outputs`, `bytes`, `licences` (of weights and data; in the
+        file's metadata as well), `data` (name, licence, consent, purpose of the study); with int8 `score` (balanced
+        accuracy per participant who wasn't trained on: float32, int8, loss with its interval), `speed`, `weight_bits`,
+        `advice` and `bytes_float32`.
 
     Raises:
         UserError: Not a bundle, a name that doesn't end in `.onnx`, no dataset, one of other people, a model that one
@@ -73,12 +74,20 @@ def export_bundle(bundle_path: Path, *, out: Path, int8: bool = False, dataset: 
             report["score"]["people"] = people.who
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
-            temporary.write_bytes(written.read_bytes())
+            # The file travels without its report.
+            save_with_notes(written, temporary, notes={f"licence_{of}": text for of, text in _licences(bundle).items()})
     report |= {"start": graph.start, "takes": graph.takes, "bytes": out.stat().st_size, "bundle": str(bundle_path)}
     report["inputs"] = {item.name: _shape(item) for item in graph.model.graph.input}
-    report |= {"outputs": list(bundle.spec.labels.output_names), "licence": bundle.spec.weights.get("licence", "")}
+    report |= {"outputs": list(bundle.spec.labels.output_names), "licences": _licences(bundle)}
+    report["data"] = bundle.spec.provenance.get("data", {})
     write_json(out.with_suffix(".parity.json"), report)
     return report
+
+
+def _licences(bundle: Bundle) -> dict[str, str]:
+    """Return the licences of a bundle's weights and of the data behind it; bundles of before say nothing of these."""
+    known = {"weights": bundle.spec.weights, "data": bundle.spec.provenance.get("data", {})}
+    return {of: str(facts.get("licence") or NOT_STATED) for of, facts in known.items()}
 
 
 def _dataset_path(bundle: Bundle, *, given: Path | None) -> Path:

@@ -22,6 +22,10 @@ from mien.media.people_flow import carry_faces
 from mien.media.people_regions import find_again
 from mien.media.people_tracks import Tracker, join_tracklets
 
+PICTURES_VERSION = 2
+"""Raised whenever the same recording gives other crops than before, since a model that was trained on those answers a
+little differently on these. 1: the detector looked at whole pictures alone."""
+
 DETECTIONS_PER_S = 5.0
 """From twice as many samples per second on, not every one gets a detector's look (`automatic_interval`). Measured at 10
 per second, every second frame detected, against all of them (YuNet; smile study, 8 recordings; clips): no face lost or

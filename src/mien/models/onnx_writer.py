@@ -125,7 +125,21 @@ def _write(
             external_data=False,
             verbose=False,
         )
+    _forget_origin(path)
     return frozen
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out which line of which file each node came from: it names folders of this machine."""
+    import onnx
+
+    model = onnx.load(str(path))
+    for graph in (model.graph, *model.functions):
+        for part in (graph, *graph.node, *graph.value_info):
+            del part.metadata_props[:]
+            part.doc_string = ""
+    del model.metadata_props[:]
+    onnx.save(model, str(path))
 
 
 def _check(

@@ -18,6 +18,7 @@ from mien.core.progress import say
 from mien.core.purpose import check_purpose
 from mien.core.storage import read_json, sha256_file
 from mien.core.types import Audio, CropKind, FaceChoice
+from mien.media.people import PICTURES_VERSION
 from mien.media.signals import SignalTable
 from mien.runtime.baseline import PersonalBaseline
 from mien.runtime.encoders import Encoder, EncoderSpec, HogEncoder, OnnxEncoder, view_crops
@@ -47,6 +48,8 @@ class Sampling:
         detector: Name of the face detector.
         detect_every: It looks at every so many sampled frames; None: as `fps` asks for.
         audio_rate_hz: At which `prepare` kept the sound.
+        pictures: Version of how faces are found and cut out (`mien.media.people.PICTURES_VERSION`); 1 where a bundle of
+            before says nothing of it.
     """
 
     fps: float
@@ -57,6 +60,7 @@ class Sampling:
     detector: str
     detect_every: int | None = None
     audio_rate_hz: int = RATE_HZ
+    pictures: int = 1
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,11 @@ class Bundle:
         check_purpose(purpose, where="--purpose")
         check_purpose(str(self.spec.provenance.get("purpose") or ""), where=f"The study of the bundle {self.path}")
         self.baseline.check_new_recording()
+        if self.needs_pictures and self.spec.sampling.pictures != PICTURES_VERSION:
+            say(
+                f"{self.path} was trained on pictures that another version of mien made: faces are found a little "
+                "differently now, and its answers shift. Prepare its study again and train on that."
+            )
         if withdrawn := self.spec.provenance.get("removed_participants"):
             say(
                 f"{self.path}: {withdrawn} participants of its training withdrew since; train it again on what is left "

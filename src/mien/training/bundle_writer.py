@@ -206,6 +206,7 @@ def _write_model(fitted: Fitted, folder: Path, *, label: str, provenance: dict[s
             detector=dataset.detector,
             detect_every=dataset.info["config"]["detect_every"],
             audio_rate_hz=int(dataset.info["config"]["audio_rate_hz"]),
+            pictures=int(dataset.info.get("pictures", 1)),
         ),
         encoder=encoder,
         builtin_encoder=None if encoder is None or (folder / "encoder.onnx").is_file() else encoder.name,
