@@ -168,6 +168,27 @@ def test_a_run_that_was_killed_goes_on_and_ends_the_same(study, dataset, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in done} == before
 
 
+def test_who_withdrew_stays_known_when_a_dataset_is_prepared_again(study, tmp_path, monkeypatch):
+    out = tmp_path / "dataset"
+    prepared = prepare(study, out=out, config=CONFIG)
+    facts = {"previous_hashes": ["abc"], "removed_participants": 1, "removed_digests": ["d"]}
+    (out / "dataset.json").write_text(json.dumps(prepared.info | facts))
+    shutil.rmtree(out / "recordings" / prepared.recordings["recording_id"].iloc[0])
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mien.data.prepare.write_parquet", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(study, out=out, config=CONFIG)
+    assert not (out / "dataset.json").exists()
+    again = prepare(study, out=out, config=CONFIG)
+    assert {name: again.info[name] for name in facts} == facts
+    assert not (out / ".withdrawn").exists()
+    assert {name: prepare(study, out=out, config=CONFIG).info[name] for name in facts} == facts
+
+
 def test_a_removed_folder_and_a_changed_file_are_prepared_again(study, tmp_path):
     copy = Path(shutil.copytree(study, tmp_path / "S"))
     out = tmp_path / "D"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,9 +26,10 @@ def lab(drawn_dataset, probe_bundle, tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     shutil.copytree(drawn_dataset.path, root / "dataset")
     shutil.copytree(probe_bundle, root / "models" / "probe")
-    run_comparison(
-        plan_comparison(root / "dataset", target="Smile", models="linear_probe@hog", out=root / "run", folds=2)
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        named = Path("dataset")
+        run_comparison(plan_comparison(named, target="Smile", models="linear_probe@hog", out=Path("run"), folds=2))
     return root
 
 
@@ -71,6 +73,11 @@ def test_a_person_leaves_everything(lab, tmp_path):
         find_purge(root / "dataset", name)
 
 
+@pytest.mark.slow
+def test_a_run_says_where_its_dataset_is_wherever_it_was_called(lab):
+    assert json.loads((lab / "run/run.json").read_text())["dataset"] == str((lab / "dataset").resolve())
+
+
 def test_a_purge_that_was_killed_goes_on(lab, tmp_path):
     shutil.copytree(lab / "dataset", tmp_path / "dataset")
     name = str(pd.read_parquet(tmp_path / "dataset/recordings.parquet")["participant_id"].iloc[0])
@@ -87,6 +94,8 @@ def test_a_dry_run_says_and_changes_nothing(lab):
     answer = CliRunner().invoke(app, ["purge", str(lab / "dataset"), name, "--dry-run", "--json"])
     assert answer.exit_code == 0
     assert json.loads(answer.stdout)["participant"] == name
+    shown = CliRunner().invoke(app, ["purge", str(lab / "dataset"), name, "--dry-run"])
+    assert f"{name}: 1 recording in " in shown.stderr
     assert everything(lab) == before
 
 
@@ -118,6 +127,30 @@ def test_refused_purposes(purpose):
         check_purpose(purpose, where="study.yaml")
 
 
-@pytest.mark.parametrize("purpose", ["", "research", "usability sessions", "research with students", "demonstration"])
+@pytest.mark.parametrize(
+    "purpose", ["", "research", "usability sessions", "research with student volunteers", "demonstration"]
+)
 def test_purposes_that_are_taken(purpose):
     assert refused_setting(purpose) is None
+
+
+@pytest.mark.slow
+def test_what_explain_predict_and_export_wrote_of_a_person_goes(lab, drawn_study, tmp_path):
+    root = tmp_path / "lab"
+    shutil.copytree(lab, root)
+    bundle, name = str(root / "models/probe"), "ZW 9714"
+    (video,) = drawn_study.rglob(f"*{name}*.mp4")
+    other = next(path for path in sorted(drawn_study.rglob("*.mp4")) if path != video and path.stat().st_size > 10_000)
+    for command in (
+        ["predict", bundle, str(video), str(other), "--out", str(root / "predicted"), "--elan"],
+        ["explain", bundle, str(root / "dataset"), "--out", str(root / "maps"), "--frames", "40"],
+        ["export", bundle, "--out", str(root / "onnx/model.onnx"), "--dataset", str(root / "dataset")],
+    ):
+        answer = CliRunner().invoke(app, command)
+        assert answer.exit_code == 0, answer.output
+    assert name in everything(root / "predicted") and "ZW-9714" in everything(root / "maps")
+    answer = CliRunner().invoke(app, ["purge", str(root / "dataset"), name, "--yes", "--json"])
+    assert json.loads(answer.stdout)["exports"] == [str(root / "onnx/model.onnx")]
+    left = everything(root)
+    assert name not in left and "ZW-9714" not in left
+    assert len(list((root / "predicted").glob("*.timeline.csv"))) == 1 and list((root / "maps").glob("*.png"))

@@ -19,7 +19,7 @@ def purge(
     participant: Annotated[str, typer.Argument(help="Id of the participant; `mien inspect` lists them.")],
     search: Annotated[
         list[Path] | None,
-        typer.Option("--search", help="Folder below which runs and bundles are looked for (default: the dataset's)."),
+        typer.Option("--search", help="Folder below which results are looked for (default: the dataset's)."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     dry_run: DryRunOption = False,
@@ -42,15 +42,23 @@ def purge(
         print_json(found.to_json())
     say(
         f"{participant} is gone from these. Not touched: the study's own files, from which `mien prepare` would bring "
-        "them back; copies of runs and bundles elsewhere; scores that were averaged over everybody."
+        "them back; copies and results elsewhere (name their folders with --search); recordings of others that show "
+        "them; scores that were averaged over everybody."
     )
+    if found.results.same:
+        say(f"An audit took {', '.join(found.results.same)} for the same person: purge these ids as well.")
     if found.bundles:
         say("The weights of the bundles still hold what was learnt: train them again, and delete these.")
+    if found.results.exports:
+        say("So do the exports: make them again from the new bundles, and delete these.")
+    if any(output.kept for output in found.results.outputs):
+        say("Kept, as mien didn't write it or it was changed since: look yourself, and delete what shows them.")
 
 
 def _show(found: dict[str, list[str]]) -> None:
-    say(f"{found['participant']}: {len(found['recordings'])} recordings in {found['dataset']}")
-    for title in ("files", "runs", "bundles"):
+    count = len(found["recordings"])
+    say(f"{found['participant']}: {count} recording{'' if count == 1 else 's'} in {found['dataset']}")
+    for title in ("files", "runs", "bundles", "outputs", "exports", "kept"):
         say(f"  {title}: {len(found[title])}")
         for path in found[title][:20]:
             say(f"    {path}")

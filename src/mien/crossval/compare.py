@@ -155,7 +155,7 @@ def _run_facts(comparison: Comparison, *, command: str) -> dict[str, Any]:
     return {
         "run_id": comparison.run_id,
         "command": command,
-        "dataset": str(comparison.dataset.path),
+        "dataset": str(comparison.dataset.path.resolve()),
         "device": device,
         "versions": versions,
         **comparison.configuration(),

@@ -158,7 +158,7 @@ def _prepare_recordings(
 
         if pending:
             # A dataset whose recordings change isn't finished until its tables are written again.
-            (folders.parent / INFO_FILE).unlink(missing_ok=True)
+            _set_aside(folders.parent)
         run_jobs(pending, detector=config.detector, num_workers=config.num_workers, done=done)
     facts = [read_json(job.folder / FACTS_FILE) for job in jobs if job.recording.recording_id not in failed]
     for fact in facts:
@@ -185,7 +185,7 @@ def _write_tables(
     signals: Mapping[str, Facts],
 ) -> None:
     # Without dataset.json the folder isn't a dataset, so a kill between two tables can't leave a mixed one.
-    (out / INFO_FILE).unlink(missing_ok=True)
+    _set_aside(out)
     recordings, attributes = _recordings_table(facts)
     annotations, other_faces = _annotations_table(study, facts=facts, face=settings["face"])
     problems = [*problems, *other_faces]
@@ -214,7 +214,19 @@ def _write_tables(
         "num_failures": len(problems),
         "content_hash": _content_hash(study, facts=facts, tables=tables, settings=settings, signals=signals),
     }
-    write_json(out / INFO_FILE, info)
+    withdrawn = out / WITHDRAWN_FILE
+    write_json(out / INFO_FILE, info | (read_json(withdrawn) if withdrawn.is_file() else {}))
+    withdrawn.unlink(missing_ok=True)
+
+
+def _set_aside(out: Path) -> None:
+    """Make a dataset an unfinished one; what it says of participants who withdrew is kept for when it is finished."""
+    if not (out / INFO_FILE).is_file():
+        return
+    info = read_json(out / INFO_FILE)
+    if kept := {name: info[name] for name in WITHDRAWN_FACTS if name in info}:
+        write_json(out / WITHDRAWN_FILE, kept)
+    (out / INFO_FILE).unlink()
 
 
 def _content_hash(
@@ -276,6 +288,11 @@ saw: a typing error, or a time in ms. By less it may be of another cut; the audi
 _OUTSIDE = "Correct the times (s from the start of the recording) and run prepare again, or leave it if that is meant."
 _PROBLEM_COLUMNS = ["recording", "stage", "reason", "advice"]
 _STUDY_FACTS = ("name", "layout", "label_source", "purpose", "consent", "licence", "unit", "annotator", "ids_key")
+WITHDRAWN_FACTS = ("previous_hashes", "removed_participants", "removed_digests")
+"""What `mien purge` adds to `dataset.json`: by it results are found that were made before somebody withdrew."""
+WITHDRAWN_FILE = ".withdrawn"
+"""One dot: files with two are leftovers of killed writers."""
+
 _CONTENT = ("recording_id", "participant_id", "group", "session", "camera", "attributes", "sha256")
 
 

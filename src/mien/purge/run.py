@@ -10,9 +10,10 @@ from typing import Any
 from mien.core.progress import progress
 from mien.core.storage import read_json
 from mien.data.dataset import INFO_FILE
-from mien.purge.dataset import files_of, find_person, purge_dataset
-from mien.purge.results import find_results, mark_bundle, purge_run
-from mien.purge.scrub import Person
+from mien.purge.dataset import files_of, find_person, hashes_of, purge_dataset, remove
+from mien.purge.outputs import purge_output
+from mien.purge.person import Person
+from mien.purge.results import Results, Source, find_results, mark_bundle, purge_run
 
 
 @dataclass(frozen=True)
@@ -22,26 +23,39 @@ class Purge:
     Attributes:
         dataset: The dataset.
         person: Who leaves.
-        files: Folders and files of the dataset that hold nothing but the person.
-        runs: Runs of the dataset.
-        bundles: Bundles that were trained on the person.
+        files: Folders and files of the dataset that hold nothing but the person, and what killed writers left.
+        results: What was made from the dataset.
     """
 
     dataset: Path
     person: Person
     files: tuple[Path, ...]
-    runs: tuple[Path, ...]
-    bundles: tuple[Path, ...]
+    results: Results
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """Runs of the dataset."""
+        return self.results.runs
+
+    @property
+    def bundles(self) -> tuple[Path, ...]:
+        """Bundles that were trained on the person."""
+        return self.results.bundles
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON-able mapping."""
+        outputs = self.results.outputs
         return {
             "participant": self.person.participant_id,
             "recordings": list(self.person.recording_ids),
             "dataset": str(self.dataset),
-            "files": [str(path) for path in self.files],
+            "files": [str(path) for path in (*self.files, *self.results.leftovers)],
             "runs": [str(path) for path in self.runs],
             "bundles": [str(path) for path in self.bundles],
+            "outputs": [str(path) for output in outputs for path in output.files],
+            "kept": [str(path) for output in outputs for path in output.kept],
+            "exports": [str(path) for path in self.results.exports],
+            "same_person": list(self.results.same),
         }
 
 
@@ -51,29 +65,33 @@ def find_purge(dataset: Path, participant: str, *, search: Sequence[Path] = ()) 
     Args:
         dataset: What `mien prepare` wrote.
         participant: Their id.
-        search: Folders below which runs and bundles are looked for; none: the one that holds the dataset.
+        search: Folders below which results are looked for; none: the one that holds the dataset.
 
     Raises:
         UserError: Not a dataset, or nobody of this name in it.
     """
     person = find_person(dataset, participant)
-    content_hash = str(read_json(dataset / INFO_FILE)["content_hash"])
-    found = list(
-        find_results(search or [dataset.resolve().parent], person=person, dataset=dataset, content_hash=content_hash)
-    )
-    runs = tuple(path for kind, path in found if kind == "run")
-    bundles = tuple(path for kind, path in found if kind == "bundle")
-    return Purge(dataset, person, tuple(files_of(dataset, person)), runs, bundles)
+    study = read_json(dataset / INFO_FILE).get("study", {})
+    source = Source(dataset, person, hashes_of(dataset), str(study.get("name", "")))
+    results = find_results(search or [dataset.resolve().parent], source=source)
+    return Purge(dataset, person, tuple(files_of(dataset, person)), results)
 
 
 def run_purge(purge: Purge) -> None:
     """Let a person go from all that was found; killed in between, finding and running it again goes on."""
-    with progress("Removing", total=len(purge.runs) + len(purge.bundles) + 1) as advance:
-        for run in purge.runs:
-            purge_run(run, purge.person)
+    results, person = purge.results, purge.person
+    total = len(results.outputs) + len(results.runs) + len(results.bundles) + 1
+    with progress("Removing", total=total) as advance:
+        for path in results.leftovers:
+            remove(path)
+        for output in results.outputs:
+            purge_output(output, person)
+            advance(str(output.record))
+        for run in results.runs:
+            purge_run(run, person)
             advance(str(run))
-        for bundle in purge.bundles:
-            mark_bundle(bundle, purge.person)
+        for bundle in results.bundles:
+            mark_bundle(bundle, person)
             advance(str(bundle))
-        purge_dataset(purge.dataset, purge.person)
+        purge_dataset(purge.dataset, person)
         advance(str(purge.dataset))
