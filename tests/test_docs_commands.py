@@ -88,6 +88,8 @@ PLANS = {
             "python benchmarks/training.py --full": BENCHMARK,
             "python benchmarks/training.py --settings": BENCHMARK,
             "python benchmarks/gpu.py": BENCHMARK,
+            "python benchmarks/predict.py": MEASURES,
+            "python benchmarks/serve.py": MEASURES,
         }
     ),
 }
