@@ -89,7 +89,7 @@ PLANS = {
             "python benchmarks/training.py --settings": BENCHMARK,
             "python benchmarks/gpu.py": BENCHMARK,
             "python benchmarks/predict.py": MEASURES,
-            "python benchmarks/serve.py": MEASURES,
+            "python benchmarks/serve.py BUNDLE VIDEO": MEASURES,
         }
     ),
 }
