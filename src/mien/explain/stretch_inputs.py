@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from mien.core.errors import UserError
 from mien.core.progress import progress, say
-from mien.core.types import Audio
 from mien.data.dataset import Dataset, sample_ends
 from mien.explain.frames import answer_probabilities, most_confident
 from mien.explain.inputs import NoFaceError, check_crops, draw_participants, features_of, video_answers
-from mien.media.signals import SignalTable
 from mien.predict.beside import read_beside, sampled_times
 from mien.runtime.bundle import Bundle
-from mien.runtime.windows import VIDEO, Inputs, RecordingView, cut_windows, view_recording
+from mien.runtime.windows import VIDEO, Inputs, RecordingView, cut_windows
 
 PER_PARTICIPANT = 4
 """Moments of each participant of a dataset: two of each answer of a binary target."""
@@ -66,7 +64,7 @@ def recording_stretch(bundle: Bundle, source: Path, *, count: int, signals: Path
     end_s = float(sample_ends(pts_s, fps=fps)[-1]) if len(pts_s) else 0.0
     beside = read_beside(bundle, source, end_s=end_s, signals=signals)
     audio = None if beside.sound is None else beside.sound.whole()
-    view = _view(bundle, pts_s=pts_s, features=features, audio=audio, signals=beside.signals)
+    view = bundle.recording_view(features, pts_s=pts_s, audio=audio, signals=beside.signals)
     found = _stretch(bundle, view, recording_id=source.stem, participant_id=source.stem, count=count)
     if found is None:
         raise UserError(f"{source.name} has no moment from which {bundle.spec.label} predicts anything.")
@@ -131,33 +129,11 @@ def _dataset_view(bundle: Bundle, dataset: Dataset, name: str) -> RecordingView 
         if 0 < seen.sum() / dataset.fps < bundle.baseline.needed_s:
             return None
         features = features_of(bundle, crops=dataset.crops(name), seen=seen) if seen.any() else None
-    return _view(
-        bundle,
+    return bundle.recording_view(
+        features,
         pts_s=dataset.frames(name)["pts_s"].to_numpy(np.float64),
-        features=features,
         audio=dataset.audio(name) if bundle.needs_sound else None,
         signals=dataset.signals(name) if bundle.needs_signals else None,
-    )
-
-
-def _view(
-    bundle: Bundle,
-    *,
-    pts_s: NDArray[np.float64],
-    features: NDArray[np.float64] | None,
-    audio: Audio | None,
-    signals: SignalTable | None,
-) -> RecordingView:
-    windows = bundle.spec.windows
-    assert windows is not None, "a sequence head has its windows"
-    return view_recording(
-        windows,
-        pts_s=pts_s,
-        features=features,
-        baseline=bundle.baseline,
-        audio=None if bundle.sound_encoder is not None else audio,
-        sound=bundle.heard(audio),
-        signals=signals,
     )
 
 

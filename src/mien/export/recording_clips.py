@@ -19,7 +19,7 @@ from mien.runtime.bundle import Bundle
 from mien.runtime.encoders import view_crops
 from mien.runtime.sound import at_rate
 from mien.runtime.sound_encoders import MIN_SAMPLES, SoundEncoder, windows_around
-from mien.runtime.windows import cut_windows, view_recording
+from mien.runtime.windows import cut_windows
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -71,15 +71,7 @@ def clips_of(
     if graph.start == "windows":
         assert bundle.sequence_head is not None, "windows are for sequence networks"
         windows = bundle.sequence_head.windows
-        view = view_recording(
-            windows,
-            pts_s=pts_s,
-            features=features,
-            baseline=bundle.baseline,
-            audio=None if bundle.sound_encoder is not None else audio,
-            sound=bundle.heard(audio),
-            signals=signals,
-        )
+        view = bundle.recording_view(features, pts_s=pts_s, audio=audio, signals=signals)
         cut = cut_windows(view, seen, spec=windows)
         given: Inputs = {name: np.ascontiguousarray(cut[name], np.float32) for name in windows.input_names}
     elif graph.start == "sound":

@@ -28,7 +28,7 @@ from mien.runtime.sound_encoders import BUILTIN_SOUND, OnnxSoundEncoder, SoundEn
 from mien.runtime.stored_recording import StoredRecording, blocks_of, heard_around
 from mien.runtime.stored_rows import StoredFeatures
 from mien.runtime.stored_sound import StoredSound
-from mien.runtime.windows import AUDIO, SIGNALS, VIDEO, WindowSpec, view_recording
+from mien.runtime.windows import AUDIO, SIGNALS, VIDEO, RecordingView, WindowSpec, view_recording
 
 BUNDLE_FORMAT = 1
 MANIFEST = "bundle.json"
@@ -328,6 +328,26 @@ class Bundle:
         """Return what the windows of a sequence network are cut from where it has an encoder of sound; else None."""
         return None if self.sound_encoder is None else self.sound_encoder.grid(audio)
 
+    def recording_view(
+        self,
+        features: NDArray[np.floating] | None,
+        *,
+        pts_s: NDArray[np.floating],
+        audio: Audio | None,
+        signals: SignalTable | None,
+    ) -> RecordingView:
+        """Return what a sequence network is shown of a recording, of which windows are cut; arguments as in `logits`."""
+        assert self.spec.windows is not None, "a sequence head has its windows"
+        return view_recording(
+            self.spec.windows,
+            pts_s=pts_s,
+            features=features,
+            baseline=self.baseline,
+            audio=None if self.sound_encoder is not None else audio,
+            sound=self.heard(audio),
+            signals=signals,
+        )
+
     def logits(
         self,
         features: NDArray[np.floating],
@@ -350,18 +370,8 @@ class Bundle:
             neither sound nor signals.
         """
         if self.sequence_head is not None:
-            spec = self.sequence_head.windows
-            return self.sequence_head.recording_logits(
-                view_recording(
-                    spec,
-                    pts_s=pts_s,
-                    features=features,
-                    baseline=self.baseline,
-                    audio=None if self.sound_encoder is not None else audio,
-                    sound=self.heard(audio),
-                    signals=signals,
-                )
-            )
+            view = self.recording_view(features, pts_s=pts_s, audio=audio, signals=signals)
+            return self.sequence_head.recording_logits(view)
         if self.sound_encoder is not None:
             features = self.sound_encoder.encode(audio, pts_s=pts_s)
         result = self._no_logits(len(features))
