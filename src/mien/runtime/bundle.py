@@ -336,7 +336,7 @@ class Bundle:
         audio: Audio | None,
         signals: SignalTable | None,
     ) -> RecordingView:
-        """Return what a sequence network is shown of a recording, of which windows are cut; arguments as in `logits`."""
+        """Return what a sequence network is shown of a recording, of which windows are cut; as `logits` takes it."""
         assert self.spec.windows is not None, "a sequence head has its windows"
         return view_recording(
             self.spec.windows,
